@@ -1,0 +1,19 @@
+//! Formats: bytes or text in, typed values out.
+//!
+//! Every parser here is total: any input gives a value or a typed error, in bounded time and memory. Nothing here
+//! reads, writes, asks the clock or the environment.
+#![forbid(unsafe_code)]
+
+pub mod architecture;
+pub mod designator;
+pub mod gpt;
+pub mod guid;
+pub mod label;
+pub mod loop_reference;
+pub mod partition_type;
+pub mod root_hash;
+pub mod sparse;
+pub mod superblock;
+pub mod units;
+pub mod verity;
+pub mod verity_signature;

@@ -1,0 +1,8 @@
+//! The kernel's side: loop devices, memory files, mounts, signals, udev. It carries out, it does not judge.
+
+pub mod loop_device;
+pub mod memory;
+pub mod mount;
+pub mod raw;
+pub mod signal;
+pub mod udev;

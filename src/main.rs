@@ -1,0 +1,3 @@
+//! The `ddictl` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Operations: the order of effects and their undoing.
