@@ -11,7 +11,7 @@ pub const LABEL_CAPACITY: usize = 36;
 ///
 /// Nothing says that they are valid UTF-16. To print the label use `Display`, which escapes what a terminal could take
 /// for a command; to compare or store it use [`PartitionLabel::to_text`].
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct PartitionLabel {
     units: Vec<u16>,
 }
@@ -121,6 +121,12 @@ impl fmt::Display for PartitionLabel {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for PartitionLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
     }
 }
 
