@@ -1,0 +1,100 @@
+# ddictl: build, check and install. 'make' builds; 'make help' says what else there is.
+
+PREFIX ?= /usr
+DESTDIR ?=
+SYSCONFDIR ?= /etc
+CARGO ?= cargo
+
+# Where cargo puts what it builds.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BINARY := $(TARGET)/release/ddictl
+COMPLETIONS := $(TARGET)/completions
+
+bindir := $(DESTDIR)$(PREFIX)/bin
+libdir := $(DESTDIR)$(PREFIX)/lib
+datadir := $(DESTDIR)$(PREFIX)/share
+docdir := $(datadir)/doc/ddictl
+udevdir := $(libdir)/udev
+policydir := $(libdir)/ddictl/policy
+unitdir := $(libdir)/systemd/system
+bashdir := $(datadir)/bash-completion/completions
+zshdir := $(datadir)/zsh/site-functions
+fishdir := $(datadir)/fish/vendor_completions.d
+# A generator is masked by a link to /dev/null under its own name, in the directory that comes first.
+maskdir := $(DESTDIR)$(SYSCONFDIR)/systemd/system-generators
+
+rules := $(wildcard udev-rules/*.rules)
+policies := $(wildcard policy/*.policy)
+units := $(wildcard units/*)
+pages := $(wildcard man/*.[1-8])
+documents := $(wildcard README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT)
+
+.PHONY: build help setup demo test lint bench fuzz install uninstall clean
+
+build:
+	@command -v $(CARGO) >/dev/null || { echo "make: no cargo here: install Rust 1.89 or newer" >&2; exit 1; }
+	$(CARGO) build --release --locked
+	mkdir -p $(COMPLETIONS)
+	$(BINARY) completion bash >$(COMPLETIONS)/ddictl.bash
+	$(BINARY) completion zsh >$(COMPLETIONS)/_ddictl
+	$(BINARY) completion fish >$(COMPLETIONS)/ddictl.fish
+
+help:
+	@echo "make             build the program and its shell completions"
+	@echo "make setup       install the system packages of packages.list (SETUP=no: never)"
+	@echo "make demo        show the whole way, from a directory to a verified root in RAM and back"
+	@echo "make test        every check and every test (DDICTL_REQUIRE_ALL=1: a skipped test fails)"
+	@echo "make lint        the checks alone"
+	@echo "make bench       speed, compared with the tools that do the same"
+	@echo "make fuzz        every fuzz target for a while (FUZZ_SECONDS=600)"
+	@echo "make install     what is built, below DESTDIR and PREFIX (/usr)"
+	@echo "make uninstall   take it away again"
+	@echo "make clean       remove what is built"
+
+setup:
+	@tests/support/setup
+
+demo:
+	@tests/support/setup build demo
+	@$(MAKE) --no-print-directory build
+	tests/support/demo
+
+test: setup
+	tests/run
+
+lint: setup
+	tests/run lint
+
+bench: setup
+	benches/run
+
+fuzz: setup
+	tests/fuzz/run
+
+install:
+	@for file in $(BINARY) $(COMPLETIONS)/ddictl.bash $(COMPLETIONS)/_ddictl $(COMPLETIONS)/ddictl.fish; do \
+		test -s $$file || { echo "make: '$$file' is not built: run 'make' first" >&2; exit 1; }; \
+	done
+	install -D -m 755 $(BINARY) $(bindir)/ddictl
+	install -d $(udevdir)/rules.d $(policydir) $(unitdir) $(bashdir) $(zshdir) $(fishdir) $(docdir) $(maskdir)
+	ln -sfn ../../bin/ddictl $(udevdir)/ddictl-udev-helper
+	$(if $(rules),install -m 644 $(rules) $(udevdir)/rules.d)
+	$(if $(policies),install -m 644 $(policies) $(policydir))
+	$(if $(units),install -m 644 $(units) $(unitdir))
+	for page in $(pages); do install -D -m 644 $$page $(datadir)/man/man$${page##*.}/$${page##*/} || exit 1; done
+	install -m 644 $(COMPLETIONS)/ddictl.bash $(bashdir)/ddictl
+	install -m 644 $(COMPLETIONS)/_ddictl $(zshdir)/_ddictl
+	install -m 644 $(COMPLETIONS)/ddictl.fish $(fishdir)/ddictl.fish
+	$(if $(documents),install -m 644 $(documents) $(docdir))
+	ln -sfn /dev/null $(maskdir)/systemd-import-generator
+
+uninstall:
+	rm -f $(bindir)/ddictl $(udevdir)/ddictl-udev-helper
+	rm -f $(patsubst udev-rules/%,$(udevdir)/rules.d/%,$(rules)) $(patsubst units/%,$(unitdir)/%,$(units))
+	for page in $(pages); do rm -f $(datadir)/man/man$${page##*.}/$${page##*/}; done
+	rm -f $(bashdir)/ddictl $(zshdir)/_ddictl $(fishdir)/ddictl.fish
+	rm -rf $(libdir)/ddictl $(docdir)
+	test "$$(readlink $(maskdir)/systemd-import-generator)" != /dev/null || rm -f $(maskdir)/systemd-import-generator
+
+clean:
+	$(CARGO) clean

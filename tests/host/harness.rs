@@ -1,0 +1,266 @@
+//! How a host test says what it needs, how it is skipped by name, and how it is held to leave nothing behind.
+//!
+//! Host tests share one kernel, one `/dev` and one `/run`. So they run one at a time, one process of them at a time, and
+//! after each the loop devices, device-mapper devices, mounts, records and links are those from before it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::fs::File;
+use std::panic;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use libtest_mimic::Arguments;
+use libtest_mimic::Completion;
+use libtest_mimic::Failed;
+use libtest_mimic::Trial;
+
+/// The environment variable that turns every skipped test into a failed one.
+const REQUIRE_ALL: &str = "DDICTL_REQUIRE_ALL";
+
+/// Held while host tests run, so that two runs on one machine do not see each other's devices.
+const LOCK: &str = "/run/lock/ddictl-host-tests";
+
+/// How long the kernel may take to free what a test has released: udev may still have a loop device open when the last
+/// holder of ours lets go, and it is detached only when that is closed too.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// One test of the host tier.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HostTest {
+    /// What it shows, as a path of words: `attach::a_flipped_bit_is_refused`.
+    pub name: &'static str,
+    /// What the machine must have; without one of them the test is skipped, and says which.
+    pub needs: &'static [Need],
+    /// The test: it panics where it fails.
+    pub run: fn(),
+}
+
+/// Something that not every machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "the needs of tests come and go")]
+pub(crate) enum Need {
+    /// User 0, and the right to mount.
+    Root,
+    /// Loop devices: `/dev/loop-control` can be opened.
+    LoopDevices,
+    /// The device mapper: `/dev/mapper/control` can be opened.
+    DeviceMapper,
+    /// A file system that the kernel can mount, as `/proc/filesystems` names it.
+    FileSystem(&'static str),
+    /// A program in `PATH` or in one of the directories of system programs.
+    Tool(&'static str),
+    /// The udev daemon's program and `udevadm`, for tests that start their own; and none running yet.
+    Udevd,
+    /// The tree of Debian unstable with a current systemd-repart, see `tests/support/sid-tree`.
+    UnstableTree,
+}
+
+impl Need {
+    /// Why this machine does not have it; `None` where it has.
+    fn missing(self) -> Option<String> {
+        match self {
+            Self::Root => (!is_root()).then(|| "needs root".to_owned()),
+            Self::LoopDevices => cannot_open("/dev/loop-control", "loop devices"),
+            Self::DeviceMapper => cannot_open("/dev/mapper/control", "the device mapper"),
+            Self::FileSystem(name) => {
+                let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+                let found = known.lines().any(|line| line.split_whitespace().last() == Some(name));
+                (!found).then(|| format!("needs a kernel with {name}"))
+            }
+            Self::Tool(name) => tool(name).is_none().then(|| format!("needs the program '{name}'")),
+            Self::Udevd => {
+                if udevd().is_none() {
+                    Some("needs the udev daemon".to_owned())
+                } else if Path::new("/run/udev/control").exists() {
+                    Some("needs a machine on which no udev daemon runs".to_owned())
+                } else {
+                    tool("udevadm").is_none().then(|| "needs the program 'udevadm'".to_owned())
+                }
+            }
+            Self::UnstableTree => unstable_tree().err(),
+        }
+    }
+}
+
+/// Runs all tests that the command line asks for, one after the other, and says how it went.
+pub(crate) fn run(tests: Vec<HostTest>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let _lock = (!arguments.list).then(lock).flatten();
+    let trials =
+        tests.into_iter().map(|test| Trial::ignorable_test(test.name, move || perform(test))).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// The program under test, as cargo built it for this run.
+#[allow(dead_code, reason = "not every set of host tests runs the program")]
+pub(crate) fn ddictl() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_ddictl"))
+}
+
+/// A path in the source tree.
+pub(crate) fn in_source_tree(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The udev daemon's program: from systemd 255 on it is udevadm under another name.
+pub(crate) fn udevd() -> Option<PathBuf> {
+    ["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|p| p.exists())
+}
+
+/// The tree of Debian unstable, built at the first call and cached; the reason where it cannot be had.
+pub(crate) fn unstable_tree() -> Result<PathBuf, String> {
+    static TREE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    TREE.get_or_init(|| {
+        let output = Command::new(in_source_tree("tests/support/sid-tree"))
+            .output()
+            .map_err(|error| format!("running tests/support/sid-tree: {error}"))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        match output.status.code() {
+            Some(0) => Ok(PathBuf::from(text(&output.stdout))),
+            Some(77) => Err(text(&output.stderr).lines().last().unwrap_or("no reason given").to_owned()),
+            _ => panic!("tests/support/sid-tree failed ({}): {}", output.status, text(&output.stderr)),
+        }
+    })
+    .clone()
+}
+
+/// A command that runs inside the tree of Debian unstable, with `directory` as its current directory.
+pub(crate) fn in_unstable_tree(directory: &Path, program: &str) -> Command {
+    let mut command = Command::new(in_source_tree("tests/support/in-tree"));
+    command.arg(unstable_tree().unwrap()).arg(directory).arg(program);
+    command
+}
+
+/// Where a program lies.
+fn tool(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
+}
+
+fn is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().any(|line| line.split_whitespace().take(3).eq(["Uid:", "0", "0"]))
+}
+
+fn cannot_open(path: &str, what: &str) -> Option<String> {
+    let error = File::options().read(true).write(true).open(path).err()?;
+    Some(format!("needs {what}: opening '{path}': {error}"))
+}
+
+/// The lock of the machine's host tests; without the right to make it there is nothing to keep apart either.
+fn lock() -> Option<File> {
+    let file = File::create(LOCK).ok()?;
+    file.lock().ok()?;
+    Some(file)
+}
+
+/// Runs one test where the machine has what it needs, and compares the machine before and after it.
+fn perform(test: HostTest) -> Result<Completion, Failed> {
+    if let Some(reason) = test.needs.iter().find_map(|need| need.missing()) {
+        return if std::env::var_os(REQUIRE_ALL).is_some_and(|value| value == "1") {
+            Err(Failed::from(format!("must not be skipped ({REQUIRE_ALL}=1), but {reason}")))
+        } else {
+            Ok(Completion::ignored_with(reason))
+        };
+    }
+    let before = MachineState::now();
+    let outcome = panic::catch_unwind(test.run);
+    let left = before.difference_once_settled();
+    match (outcome, left) {
+        (Ok(()), None) => Ok(Completion::Completed),
+        (Ok(()), Some(left)) => Err(Failed::from(left)),
+        (Err(payload), left) => {
+            let text = payload
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| payload.downcast_ref::<&str>().copied())
+                .unwrap_or("panicked");
+            Err(Failed::from(
+                [Some(text), left.as_deref()].into_iter().flatten().collect::<Vec<_>>().join("\n"),
+            ))
+        }
+    }
+}
+
+/// Everything that a command of ours could leave on a machine, a line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MachineState(BTreeSet<String>);
+
+impl MachineState {
+    /// The machine as it is.
+    pub(crate) fn now() -> Self {
+        let mut lines = BTreeSet::new();
+        for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Ok(file) = fs::read_to_string(entry.path().join("loop/backing_file")) {
+                lines.insert(format!("loop device {name} of '{}'", file.trim_end()));
+            }
+            if let Ok(device) = fs::read_to_string(entry.path().join("dm/name")) {
+                lines.insert(format!("device-mapper device {name} '{}'", device.trim_end()));
+            }
+        }
+        for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
+            lines.insert(format!("mount {line}"));
+        }
+        for directory in ["/run/ddictl", "/dev/disk/by-loop-ref", "/dev/disk/by-loop-inode"] {
+            add_files(Path::new(directory), &mut lines);
+        }
+        Self(lines)
+    }
+
+    /// What is there now and was not, or was there and is not; `None` where nothing is, at the latest once the kernel
+    /// has had its time.
+    fn difference_once_settled(&self) -> Option<String> {
+        let deadline = Instant::now() + SETTLING;
+        loop {
+            let difference = self.difference(&Self::now());
+            if difference.is_none() || Instant::now() >= deadline {
+                return difference;
+            }
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the kernel tells nobody that an autoclear loop device is free"
+            )]
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What differs between this state and a later one.
+    pub(crate) fn difference(&self, later: &Self) -> Option<String> {
+        let new = later.0.difference(&self.0).map(|line| format!("left behind: {line}"));
+        let gone = self.0.difference(&later.0).map(|line| format!("gone: {line}"));
+        let lines: Vec<String> = new.chain(gone).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+}
+
+/// Every file and link below a directory. Directories themselves do not count: they are made once and may stay.
+fn add_files(directory: &Path, lines: &mut BTreeSet<String>) {
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                waiting.push(entry.path());
+            } else {
+                let target =
+                    fs::read_link(entry.path()).map(|to| format!(" -> {}", to.display())).unwrap_or_default();
+                lines.insert(format!("file {}{target}", entry.path().display()));
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Tests on the kernel of this machine: loop devices, mounts, udev. What a machine lacks is named, and its tests skipped.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking; clippy knows that of functions marked #[test] only"
+)]
+
+use std::process::ExitCode;
+
+mod harness;
+mod repart;
+mod self_test;
+
+fn main() -> ExitCode {
+    harness::run([self_test::TESTS, repart::TESTS].concat())
+}
