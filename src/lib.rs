@@ -1,4 +1,42 @@
 //! `ddictl` provisions Linux block devices from Discoverable Disk Images that nobody has to trust yet.
+//!
+//! It downloads an image into RAM, dissects its partition table, enforces an image policy, verifies the signature of the
+//! dm-verity root hash and every data block, and only then lets block devices appear, under stable names in
+//! `/dev/disk/by-loop-ref/`. Where something cannot be established it fails closed, and says why.
+//!
+//! # Layers
+//!
+//! Front ends > [`operation`] > {[`kernel`], [`fetch`]}, and [`operation`] > [`image`] > [`trust`] > [`format`]: each
+//! names only what stands to its right. What a layer may do beside computing with the values it is given stands in the
+//! last column; the three layers without I/O decide everything that can be decided, so that a test or a fuzzer reaches
+//! every decision without a device.
+//!
+//! <!-- layers: begin -->
+//! | layer | holds | may name | may do by itself |
+//! |---|---|---|---|
+//! | `main.rs` | the choice of a front end by the name that the program is called by | `cli/`, `udev_helper.rs` | environment |
+//! | `cli/` | the command line: words in, words out, exit status | `operation/`, `image/`, `trust/`, `format/` | argument parsing, clock, environment, streams, terminal |
+//! | `udev_helper.rs` | the words that the udev rules ask for | `operation/`, `image/`, `trust/`, `format/` | argument parsing, environment, streams, terminal |
+//! | `operation/` | the verbs: the order of effects, and their undoing | `kernel/`, `fetch/`, `image/`, `trust/`, `format/` | clock, files, processes, streams, threads |
+//! | `kernel/` | loop devices, memory files, mounts, signals, udev: it carries out, it does not judge | `kernel/raw/`, `format/` | clock, files, local sockets, streams, system calls, threads |
+//! | `kernel/raw/` | one function a system call that nobody wraps | `format/` | files, streams, system calls, `unsafe` |
+//! | `fetch/` | bodies and ranges over HTTP | `format/` | clock, environment, files, network, streams, threads |
+//! | `image/` | survey, dissection, policy, findings, plan: decisions, without effects | `trust/`, `format/` | nothing |
+//! | `trust/` | every value that says 'verified', and the checks that alone can make it | `format/` | public keys |
+//! | `format/` | bytes or text in, typed values out | nothing | nothing |
+//! <!-- layers: end -->
+//!
+//! A test (`tests/pure/layering`) scans every path of every file against this table, which is made from the one that it
+//! uses; a file that no row fits fails it too. Clippy's `disallowed_methods` (`clippy.toml`) forbids what no layer should
+//! do without giving a reason on the spot; it knows no layers, which is why the scan exists. `unsafe_code` is denied
+//! everywhere, forbidden in the layers without I/O, and excused file by file in `kernel/raw/`.
+//!
+//! # How an image becomes devices
+//!
+//! [`image`] surveys it by saying which bytes it needs next, and gets them from a file, from HTTP ranges or from a
+//! stream: one dissection for all sources. Dissection, policy and trust together give a plan, plain data, or a refusal.
+//! Everything that can refuse is decided before the first device is made; the plan is the only input of what follows.
+//! A value that says 'verified' can be made by [`trust`] alone, from a check that ran.
 
 pub mod cli;
 pub mod fetch;

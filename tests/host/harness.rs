@@ -78,7 +78,7 @@ impl Need {
             Self::Udevd => {
                 if udevd().is_none() {
                     Some("needs the udev daemon".to_owned())
-                } else if Path::new("/run/udev/control").exists() {
+                } else if fs::symlink_metadata("/run/udev/control").is_ok() {
                     Some("needs a machine on which no udev daemon runs".to_owned())
                 } else {
                     tool("udevadm").is_none().then(|| "needs the program 'udevadm'".to_owned())
@@ -115,7 +115,7 @@ pub(crate) fn udevd() -> Option<PathBuf> {
     ["/usr/lib/systemd/systemd-udevd", "/lib/systemd/systemd-udevd"]
         .map(PathBuf::from)
         .into_iter()
-        .find(|p| p.exists())
+        .find(|program| program.is_file())
 }
 
 /// The tree of Debian unstable, built at the first call and cached; the reason where it cannot be had.

@@ -5,3 +5,5 @@
     clippy::panic,
     reason = "a test fails by panicking; clippy knows that of functions marked #[test] only"
 )]
+
+mod layering;
