@@ -1,7 +1,13 @@
 //! Fetching bytes over HTTP: whole bodies as a stream, and ranges.
 
+pub mod body;
 pub mod certificates;
 pub mod client;
 pub mod error;
 pub mod range;
+mod transfer;
 pub mod url;
+
+#[cfg(test)]
+#[path = "../../tests/support/http_server.rs"]
+mod http_server;
