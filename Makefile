@@ -93,7 +93,8 @@ uninstall:
 	rm -f $(patsubst udev-rules/%,$(udevdir)/rules.d/%,$(rules)) $(patsubst units/%,$(unitdir)/%,$(units))
 	for page in $(pages); do rm -f $(datadir)/man/man$${page##*.}/$${page##*/}; done
 	rm -f $(bashdir)/ddictl $(zshdir)/_ddictl $(fishdir)/ddictl.fish
-	rm -rf $(libdir)/ddictl $(docdir)
+	rm -f $(patsubst policy/%,$(policydir)/%,$(policies)) $(addprefix $(docdir)/,$(documents))
+	rmdir $(policydir) $(libdir)/ddictl $(docdir) 2>/dev/null || true
 	test "$$(readlink $(maskdir)/systemd-import-generator)" != /dev/null || rm -f $(maskdir)/systemd-import-generator
 
 clean:

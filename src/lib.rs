@@ -6,7 +6,7 @@
 //!
 //! # Layers
 //!
-//! Front ends > [`operation`] > {[`kernel`], [`fetch`]}, and [`operation`] > [`image`] > [`trust`] > [`format`]: each
+//! Front ends > [`operation`] > {[`kernel`], [`fetch`]}, and [`operation`] > [`image`] > [`trust`] > [`mod@format`]: each
 //! names only what stands to its right. What a layer may do beside computing with the values it is given stands in the
 //! last column; the three layers without I/O decide everything that can be decided, so that a test or a fuzzer reaches
 //! every decision without a device.

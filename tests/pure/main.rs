@@ -6,4 +6,7 @@
     reason = "a test fails by panicking; clippy knows that of functions marked #[test] only"
 )]
 
+mod install;
 mod layering;
+mod setup;
+mod udev_rules;

@@ -1,0 +1,179 @@
+//! `make install`: which file lands where, and that it builds nothing and downloads nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Output;
+
+use tempfile::TempDir;
+
+/// The list of what is installed, a line each: mode, path, and where a link leads.
+const GOLDEN: &str = "tests/data/install.list";
+
+/// What `make` leaves for `make install`, below the target directory.
+const BUILT: [&str; 4] =
+    ["release/ddictl", "completions/ddictl.bash", "completions/_ddictl", "completions/ddictl.fish"];
+
+fn source_tree() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A target directory in which everything is built.
+fn built() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for file in BUILT {
+        let path = directory.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("contents of {file}\n")).unwrap();
+    }
+    directory
+}
+
+/// Runs make with a `PATH` on which neither cargo nor apt can be found to work.
+fn make(target: &Path, arguments: &[&str]) -> Output {
+    let traps = tempfile::tempdir().unwrap();
+    for name in ["cargo", "rustc", "apt", "apt-get", "dpkg"] {
+        let trap = traps.path().join(name);
+        fs::write(&trap, format!("#!/bin/sh\necho 'trap: {name} was run' >&2\nexit 99\n")).unwrap();
+        fs::set_permissions(&trap, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", traps.path().display(), std::env::var("PATH").unwrap_or_default());
+    Command::new("make")
+        .args(["--no-print-directory", "-C"])
+        .arg(source_tree())
+        .args(arguments)
+        .env("PATH", path)
+        .env("CARGO_TARGET_DIR", target)
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
+        .env_remove("MFLAGS")
+        .output()
+        .unwrap()
+}
+
+fn install(target: &Path, destination: &Path, more: &[&str]) -> Output {
+    let destination = format!("DESTDIR={}", destination.display());
+    make(target, &[&["install", destination.as_str()], more].concat())
+}
+
+fn assert_success(output: &Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Everything below a directory but the directories, a line each.
+fn listing(root: &Path) -> String {
+    let mut waiting = vec![root.to_owned()];
+    let mut lines = BTreeSet::new();
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(&directory).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            let shown = path.strip_prefix(root).unwrap().display().to_string();
+            if metadata.is_dir() {
+                waiting.push(path);
+            } else if metadata.is_symlink() {
+                lines.insert((
+                    shown.clone(),
+                    format!("link {shown} -> {}", fs::read_link(&path).unwrap().display()),
+                ));
+            } else {
+                let mode = metadata.permissions().mode() & 0o7777;
+                lines.insert((shown.clone(), format!("{mode:04o} {shown}")));
+            }
+        }
+    }
+    lines.into_iter().map(|(_, line)| line + "\n").collect()
+}
+
+#[test]
+fn every_file_lands_in_its_place() {
+    let (target, destination) = (built(), tempfile::tempdir().unwrap());
+    assert_success(&install(target.path(), destination.path(), &[]));
+    let found = listing(destination.path());
+    let golden = source_tree().join(GOLDEN);
+    if std::env::var_os("DDICTL_UPDATE_GOLDEN").is_some() {
+        fs::write(&golden, &found).unwrap();
+    }
+    let expected = fs::read_to_string(&golden).unwrap();
+    assert!(found == expected, "installed is not what {GOLDEN} says, but:\n{found}");
+
+    let binary = destination.path().join("usr/bin/ddictl");
+    assert_eq!(fs::read_to_string(&binary).unwrap(), "contents of release/ddictl\n");
+    let helper = destination.path().join("usr/lib/udev/ddictl-udev-helper");
+    assert_eq!(
+        fs::canonicalize(helper).unwrap(),
+        fs::canonicalize(binary).unwrap(),
+        "the helper is the program"
+    );
+}
+
+#[test]
+fn everything_that_is_shipped_is_installed() {
+    let installed = fs::read_to_string(source_tree().join(GOLDEN)).unwrap();
+    for (directory, extension) in [("policy", "policy"), ("udev-rules", "rules"), ("units", "service")] {
+        for entry in fs::read_dir(source_tree().join(directory)).into_iter().flatten().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            if name.ends_with(&format!(".{extension}")) {
+                assert!(installed.contains(&format!("/{name}\n")), "'{directory}/{name}' is not installed");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_second_install_changes_nothing() {
+    let (target, destination) = (built(), tempfile::tempdir().unwrap());
+    assert_success(&install(target.path(), destination.path(), &[]));
+    let first = listing(destination.path());
+    assert_success(&install(target.path(), destination.path(), &[]));
+    assert_eq!(first, listing(destination.path()));
+}
+
+#[test]
+fn another_prefix_is_honoured() {
+    let (target, destination) = (built(), tempfile::tempdir().unwrap());
+    assert_success(&install(target.path(), destination.path(), &["PREFIX=/opt/ddictl"]));
+    let usr: PathBuf = destination.path().join("usr");
+    assert!(!usr.try_exists().unwrap());
+    assert!(destination.path().join("opt/ddictl/bin/ddictl").is_file());
+    assert!(destination.path().join("opt/ddictl/lib/udev/ddictl-udev-helper").is_file());
+}
+
+#[test]
+fn nothing_is_installed_where_something_is_not_built() {
+    for missing in BUILT {
+        let (target, destination) = (built(), tempfile::tempdir().unwrap());
+        fs::remove_file(target.path().join(missing)).unwrap();
+        let output = install(target.path(), destination.path(), &[]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "installed without {missing}");
+        assert!(text.contains(&format!("{missing}' is not built: run 'make' first")), "{text}");
+        assert!(!text.contains("trap:"), "{text}");
+        assert_eq!(listing(destination.path()), "");
+    }
+}
+
+#[test]
+fn uninstall_takes_everything_away_again() {
+    let (target, destination) = (built(), tempfile::tempdir().unwrap());
+    assert_success(&install(target.path(), destination.path(), &[]));
+    let option = format!("DESTDIR={}", destination.path().display());
+    assert_success(&make(target.path(), &["uninstall", &option]));
+    assert_eq!(listing(destination.path()), "");
+}
+
+#[test]
+fn uninstall_leaves_a_mask_that_is_no_mask() {
+    let (target, destination) = (built(), tempfile::tempdir().unwrap());
+    let generator = destination.path().join("etc/systemd/system-generators/systemd-import-generator");
+    fs::create_dir_all(generator.parent().unwrap()).unwrap();
+    fs::write(&generator, "somebody's own").unwrap();
+    assert_success(&make(
+        target.path(),
+        &["uninstall", &format!("DESTDIR={}", destination.path().display())],
+    ));
+    assert_eq!(fs::read_to_string(&generator).unwrap(), "somebody's own");
+}
