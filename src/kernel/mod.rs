@@ -4,6 +4,7 @@ pub mod device_number;
 pub mod loop_device;
 pub mod memory;
 pub mod mount;
+pub mod placed_file;
 pub mod raw;
 pub mod signal;
 pub mod udev;

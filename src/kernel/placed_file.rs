@@ -1,0 +1,202 @@
+//! Placing a file: it has no name until it is complete.
+
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::linkat;
+
+use super::memory::reopen_read_only;
+use super::raw::IoctlError;
+use super::raw::inode_flags::{IMMUTABLE, inode_flags, set_inode_flags};
+
+/// Why a file was not placed.
+#[derive(Debug, thiserror::Error)]
+pub enum PlacementError {
+    /// The name is taken; what is there was not touched.
+    #[error("placing '{name}': the name is taken")]
+    AlreadyExists {
+        /// The name in the directory.
+        name: String,
+    },
+    /// The file system does not know files without a name.
+    #[error("the file system has no files without a name")]
+    AnonymousUnsupported,
+    /// The file cannot be made.
+    #[error("creating a file without a name")]
+    Creating(#[source] io::Error),
+    /// The immutable flag cannot be read or changed.
+    #[error("changing the immutable flag")]
+    Immutable(#[source] IoctlError),
+    /// The file cannot be given its name.
+    #[error("placing '{name}'")]
+    Linking {
+        /// The name in the directory.
+        name: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The name leads out of the directory or is none.
+    #[error("expected a plain file name, found '{}'", .name.escape_debug())]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The file cannot be opened again for reading alone: `/proc` may not be mounted.
+    #[error("reopening a placed file read-only")]
+    Reopening(#[source] io::Error),
+    /// Contents or name did not reach the disk.
+    #[error("writing a placed file to the disk")]
+    Syncing(#[source] io::Error),
+}
+
+/// A file without a name in a directory's file system. It vanishes with its descriptor unless it is linked.
+#[derive(Debug)]
+pub struct AnonymousFile {
+    file: File,
+    directory: File,
+}
+
+impl AnonymousFile {
+    /// An empty file, for the owner alone.
+    ///
+    /// # Errors
+    /// [`PlacementError::AnonymousUnsupported`], [`PlacementError::Creating`].
+    pub fn create_in(directory: BorrowedFd<'_>) -> Result<Self, PlacementError> {
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let file = match openat(directory, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+            Ok(file) => File::from(file),
+            // A kernel or file system that does not know O_TMPFILE sees a directory opened for writing.
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR) => return Err(PlacementError::AnonymousUnsupported),
+            Err(errno) => return Err(PlacementError::Creating(errno.into())),
+        };
+        let directory = directory.try_clone_to_owned().map_err(PlacementError::Creating)?;
+        Ok(Self { file, directory: File::from(directory) })
+    }
+
+    /// The descriptor, open for reading and writing.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the complete file its name in the directory, permissions 0400, and writes both to the disk. Our writable
+    /// descriptor is closed; what is returned can only read.
+    ///
+    /// # Errors
+    /// [`PlacementError::AlreadyExists`] where the name is taken; any other [`PlacementError`]. The file is gone then.
+    pub fn link_as(self, name: &OsStr) -> Result<File, PlacementError> {
+        let shown = || name.to_string_lossy().into_owned();
+        if !is_plain_name(name) {
+            return Err(PlacementError::Name { name: shown() });
+        }
+        self.file.set_permissions(Permissions::from_mode(0o400)).map_err(PlacementError::Creating)?;
+        self.file.sync_all().map_err(PlacementError::Syncing)?;
+        let placed = reopen_read_only(self.file.as_fd()).map_err(PlacementError::Reopening)?;
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        match linkat(AT_FDCWD, path.as_str(), &self.directory, name, AtFlags::AT_SYMLINK_FOLLOW) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => return Err(PlacementError::AlreadyExists { name: shown() }),
+            Err(errno) => return Err(PlacementError::Linking { name: shown(), source: errno.into() }),
+        }
+        self.directory.sync_all().map_err(PlacementError::Syncing)?;
+        Ok(placed)
+    }
+}
+
+/// Forbids everybody, root included, to open the file for writing, to rename or to remove it, until
+/// [`clear_immutable`]. Descriptors that are open for writing already may go on. Whether the file system can do that.
+///
+/// # Errors
+/// [`PlacementError::Immutable`] where it can but refuses, for instance without `CAP_LINUX_IMMUTABLE`.
+pub fn set_immutable(file: BorrowedFd<'_>) -> Result<bool, PlacementError> {
+    change_immutable(file, |flags| flags | IMMUTABLE)
+}
+
+/// Takes back [`set_immutable`]. Whether the file system knows the flag at all.
+///
+/// # Errors
+/// [`PlacementError::Immutable`].
+pub fn clear_immutable(file: BorrowedFd<'_>) -> Result<bool, PlacementError> {
+    change_immutable(file, |flags| flags & !IMMUTABLE)
+}
+
+fn change_immutable(file: BorrowedFd<'_>, change: fn(u32) -> u32) -> Result<bool, PlacementError> {
+    let flags = match inode_flags(file) {
+        Ok(flags) => flags,
+        Err(IoctlError::Unsupported) => return Ok(false),
+        Err(error) => return Err(PlacementError::Immutable(error)),
+    };
+    if change(flags) == flags {
+        return Ok(true);
+    }
+    match set_inode_flags(file, change(flags)) {
+        Ok(()) => Ok(true),
+        Err(IoctlError::Unsupported) => Ok(false),
+        Err(error) => Err(PlacementError::Immutable(error)),
+    }
+}
+
+/// Whether the name stays in its directory.
+pub(super) fn is_plain_name(name: &OsStr) -> bool {
+    let bytes = name.as_bytes();
+    !matches!(bytes, b"" | b"." | b"..") && !bytes.contains(&b'/') && !bytes.contains(&0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn a_linked_file_is_complete_read_only_and_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let handle = File::open(directory.path()).unwrap();
+        let file = AnonymousFile::create_in(handle.as_fd()).unwrap();
+        file.file().write_all_at(b"image", 0).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        let placed = file.link_as(OsStr::new("image.raw")).unwrap();
+        let path = directory.path().join("image.raw");
+        assert_eq!(fs::read(&path).unwrap(), b"image");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o400);
+        assert_eq!(placed.write_at(b"x", 0).unwrap_err().raw_os_error(), Some(nix::libc::EBADF));
+    }
+
+    #[test]
+    fn a_name_that_is_taken_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("image.raw"), "mine").unwrap();
+        let handle = File::open(directory.path()).unwrap();
+        let file = AnonymousFile::create_in(handle.as_fd()).unwrap();
+        let error = file.link_as(OsStr::new("image.raw")).unwrap_err();
+        assert!(matches!(error, PlacementError::AlreadyExists { name } if name == "image.raw"));
+        assert_eq!(fs::read(directory.path().join("image.raw")).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let handle = File::open(directory.path()).unwrap();
+        for name in ["", ".", "..", "../image", "a/b", "a\0b"] {
+            let file = AnonymousFile::create_in(handle.as_fd()).unwrap();
+            let error = file.link_as(OsStr::new(name)).unwrap_err();
+            assert!(matches!(error, PlacementError::Name { .. }), "{name:?}: {error}");
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_system_without_the_immutable_flag_says_so() {
+        let file = File::open("/proc/self/stat").unwrap();
+        assert!(!set_immutable(file.as_fd()).unwrap());
+        assert!(!clear_immutable(file.as_fd()).unwrap());
+    }
+}
