@@ -8,5 +8,6 @@
 
 mod install;
 mod layering;
+mod runner;
 mod setup;
 mod udev_rules;

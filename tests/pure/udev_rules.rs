@@ -223,7 +223,7 @@ fn part_fault(part: &Part<'_>) -> Option<String> {
                     option == *known
                 }
             };
-            if !OPTIONS.iter().any(|option| known(&option)) {
+            if !OPTIONS.iter().any(known) {
                 return Some(format!("unknown option '{option}'"));
             }
         }
