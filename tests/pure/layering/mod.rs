@@ -16,6 +16,9 @@ use table::LAYERS;
 const BEGIN: &str = "//! <!-- layers: begin -->\n";
 const END: &str = "//! <!-- layers: end -->\n";
 
+/// The number of lines at which a file is to be split.
+const LONGEST_FILE: usize = 600;
+
 fn source_directory() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
@@ -61,6 +64,21 @@ fn every_file_keeps_to_its_layer() {
         })
         .collect();
     assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn the_compiler_forbids_unsafe_code_in_the_layers_without_io() {
+    for layer in ["format", "image", "trust"] {
+        let text = fs::read_to_string(source_directory().join(layer).join("mod.rs")).unwrap();
+        assert!(text.contains("\n#![forbid(unsafe_code)]\n"), "src/{layer}/mod.rs does not forbid it");
+    }
+}
+
+#[test]
+fn no_file_is_too_long_to_be_read_in_one_go() {
+    let lengths = sources().into_iter().map(|(path, text)| (path, text.lines().count()));
+    let long: Vec<_> = lengths.filter(|(_, lines)| *lines > LONGEST_FILE).collect();
+    assert!(long.is_empty(), "longer than {LONGEST_FILE} lines, so to be split: {long:?}");
 }
 
 #[test]
