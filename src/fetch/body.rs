@@ -244,12 +244,14 @@ mod tests {
     fn silence_in_the_body_ends_the_wait() {
         let server = HttpServer::start(|_| Answer::bytes(pattern(1000)).stall_after(400));
         let stall_timeout = Duration::from_millis(300);
+        let begin = Instant::now();
         let (bytes, error) = read_all(HttpOptions { stall_timeout, ..options() }, &server);
         assert_eq!(bytes.len(), 400);
         assert!(
             matches!(error, Some(FetchError::Stalled { limit, .. }) if limit == stall_timeout),
             "{error:?}"
         );
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     }
 
     #[test]

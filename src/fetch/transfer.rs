@@ -27,7 +27,7 @@ const WAITING_BUFFERS: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How much longer than the reader the thread waits for a silent server: the reader reports the silence.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Whether the caller wants to stop: asked at least every 100 ms while fetching waits, and for every chunk.
 #[derive(Clone)]
