@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod anchor;
+pub mod block_digest;
 mod der;
 pub mod download;
 pub mod hash_tree;
