@@ -45,3 +45,4 @@ pub mod image;
 pub mod kernel;
 pub mod operation;
 pub mod trust;
+pub mod udev_helper;

@@ -1,3 +1,18 @@
-//! The `ddictl` program.
+//! The `ddictl` program. Under the name of one of its other front ends it is that one.
 
-fn main() {}
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let called_as = arguments.next().unwrap_or_else(|| "ddictl".into());
+    if Path::new(&called_as).file_name().is_some_and(|name| name == ddictl::udev_helper::NAME) {
+        return ddictl::udev_helper::run(arguments);
+    }
+    #[cfg(feature = "fault-points")]
+    ddictl::operation::fault::arrange(
+        std::env::var("DDICTL_FAULT").ok().as_deref(),
+        std::env::var_os("DDICTL_FAULT_LOG").map(Into::into),
+    );
+    ddictl::cli::run(std::iter::once(called_as).chain(arguments))
+}

@@ -1,1 +1,184 @@
-//! To come.
+//! How each partition is really protected: one state for each, found from content, signatures and what the caller
+//! knows (invariant I2).
+
+use std::time::SystemTime;
+
+use crate::format::designator::Designator;
+use crate::format::root_hash::RootHash;
+use crate::format::superblock::Luks2Metadata;
+use crate::format::superblock::SuperblockKind;
+use crate::format::units::PartitionNumber;
+use crate::trust::anchor::TrustAnchors;
+use crate::trust::download::VerifiedDownload;
+use crate::trust::root_hash::{AuthenticatedRootHash, Authentication};
+use crate::trust::signature::{SignatureError, verify_root_hash_signature};
+
+use super::dissection::{Dissection, Partition, Standing, VeritySet};
+use super::finding::{Finding, Rule, printable};
+use super::policy::Protection;
+
+/// What the caller trusts.
+#[derive(Debug)]
+pub struct Trust<'a> {
+    /// The certificates that may sign.
+    pub anchors: &'a TrustAnchors,
+    /// The root hash that the root partition must have, where the caller knows it.
+    pub root_hash: Option<&'a RootHash>,
+    /// The root hash that the usr partition must have, where the caller knows it.
+    pub usr_hash: Option<&'a RootHash>,
+    /// The proof that the image as a whole is what was asked for, where there is one.
+    pub download: Option<&'a VerifiedDownload>,
+    /// The time at which certificates must be valid.
+    pub at: SystemTime,
+}
+
+impl Trust<'_> {
+    fn given(&self, designator: Designator) -> Option<&RootHash> {
+        match designator {
+            Designator::Root => self.root_hash,
+            Designator::Usr => self.usr_hash,
+            _ => None,
+        }
+    }
+}
+
+/// The state of every partition, in the order of [`Dissection::partitions`].
+#[derive(Debug)]
+pub struct Assessment {
+    /// One state a partition.
+    pub partitions: Vec<Assessed>,
+    /// What was remarkable about signatures.
+    pub findings: Vec<Finding>,
+    /// Whether the image as a whole is what was asked for.
+    pub download_verified: bool,
+}
+
+/// The state of one partition.
+#[derive(Debug)]
+pub struct Assessed {
+    /// How it is protected.
+    pub protection: Protection,
+    /// Its root hash, claimed or authenticated.
+    pub root_hash: Option<RootHash>,
+    /// The root hash as something to rely on.
+    pub authenticated: Option<AuthenticatedRootHash>,
+}
+
+impl Assessed {
+    const fn unprotected() -> Self {
+        Self { protection: Protection::Unprotected, root_hash: None, authenticated: None }
+    }
+
+    /// Who signed, where the state is `signed`: the subject of the certificate.
+    #[must_use]
+    pub fn signer(&self) -> Option<&str> {
+        Some(self.authenticated.as_ref()?.signer()?.subject())
+    }
+}
+
+/// Finds the state of every partition.
+#[must_use]
+pub fn assess(dissection: &Dissection, trust: &Trust<'_>) -> Assessment {
+    let mut findings = Vec::new();
+    let partitions = dissection
+        .partitions
+        .iter()
+        .map(|partition| assess_one(dissection, partition, trust, &mut findings))
+        .collect();
+    Assessment { partitions, findings, download_verified: trust.download.is_some() }
+}
+
+fn assess_one(
+    dissection: &Dissection,
+    partition: &Partition,
+    trust: &Trust<'_>,
+    findings: &mut Vec<Finding>,
+) -> Assessed {
+    if let Standing::Chosen(designator) = partition.standing
+        && let Some(set) = dissection.verity_of(designator)
+    {
+        return assess_verity(set, trust, findings);
+    }
+    let protection = partition.superblocks.iter().find_map(|superblock| match &superblock.kind {
+        SuperblockKind::Luks(_) if partition.luks2.as_ref().is_some_and(Luks2Metadata::has_integrity) => {
+            Some(Protection::EncryptedWithIntegrity)
+        }
+        SuperblockKind::Luks(_) => Some(Protection::Encrypted),
+        _ => None,
+    });
+    Assessed { protection: protection.unwrap_or(Protection::Unprotected), ..Assessed::unprotected() }
+}
+
+fn assess_verity(set: &VeritySet, trust: &Trust<'_>, findings: &mut Vec<Finding>) -> Assessed {
+    let authenticated = by_signature(set, trust, findings).or_else(|| by_knowledge(set, trust, findings));
+    let protection = match authenticated.as_ref().map(AuthenticatedRootHash::by) {
+        Some(Authentication::Signature(_)) => Protection::Signed,
+        Some(Authentication::Given | Authentication::VerifiedDownload) | None => Protection::Verity,
+    };
+    Assessed { protection, root_hash: Some(set.root_hash.clone()), authenticated }
+}
+
+/// The first signature that holds authenticates. Those that do not are findings, unless another one does.
+fn by_signature(
+    set: &VeritySet,
+    trust: &Trust<'_>,
+    findings: &mut Vec<Finding>,
+) -> Option<AuthenticatedRootHash> {
+    let mut failed = Vec::new();
+    for (number, signature) in &set.signatures {
+        let verified = verify_root_hash_signature(
+            &set.root_hash,
+            &signature.signature,
+            signature.certificate_fingerprint.as_ref(),
+            trust.anchors,
+            trust.at,
+        );
+        match verified {
+            Ok(authenticated) => return Some(authenticated),
+            Err(error) => failed.push(signature_finding(*number, &error)),
+        }
+    }
+    findings.append(&mut failed);
+    None
+}
+
+fn by_knowledge(
+    set: &VeritySet,
+    trust: &Trust<'_>,
+    findings: &mut Vec<Finding>,
+) -> Option<AuthenticatedRootHash> {
+    if let Some(given) = trust.given(set.designator) {
+        match AuthenticatedRootHash::authenticate_given(given, &set.root_hash) {
+            Ok(authenticated) => return Some(authenticated),
+            Err(_) => findings.push(Finding::of_partition(
+                Rule::RootHashMismatch,
+                Some(set.data),
+                format!("root hash {given}"),
+                format!("root hash {}", set.root_hash),
+            )),
+        }
+    }
+    trust
+        .download
+        .map(|download| AuthenticatedRootHash::authenticate_by_download(download, set.root_hash.clone()))
+}
+
+/// The finding that says why a signature does not count. None of them is an error by itself: the partition is then simply
+/// not signed, and the policy says whether that will do. A signature that contradicts itself is.
+fn signature_finding(number: PartitionNumber, error: &SignatureError) -> Finding {
+    let rule = match error {
+        SignatureError::NoTrustAnchors => Rule::NoTrustAnchors,
+        SignatureError::UntrustedSigner { .. } => Rule::SignerUntrusted,
+        SignatureError::Expired { .. } => Rule::SignerExpired,
+        SignatureError::NotYetValid { .. } => Rule::SignerNotYetValid,
+        SignatureError::WeakDigest { .. } | SignatureError::WeakKey { .. } => Rule::SignatureWeak,
+        SignatureError::FingerprintMismatch { .. } => Rule::FingerprintMismatch,
+        _ => Rule::SignatureInvalid,
+    };
+    Finding::of_partition(
+        rule,
+        Some(number),
+        "a signature that a trust anchor verifies",
+        printable(&error.to_string()),
+    )
+}

@@ -1,1 +1,375 @@
-//! To come.
+//! What is remarkable about an image: every rule by a stable number, with its level and the way out.
+
+use std::fmt;
+
+use crate::format::units::PartitionNumber;
+
+/// How grave a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Worth knowing.
+    Note,
+    /// Probably not what was meant.
+    Warning,
+    /// The partition, or the image, is not acceptable for use.
+    Error,
+}
+
+impl Level {
+    /// The word that reports use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+macro_rules! rules {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $level:ident, $title:literal, $remedy:literal;)+) => {
+        /// What was looked for. The codes are stable: a rule that goes is never numbered again.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Rule {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Rule {
+            /// Every rule, by code.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The stable code.
+            #[must_use]
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)+ }
+            }
+
+            /// The level that a finding of this rule has.
+            #[must_use]
+            pub const fn level(self) -> Level {
+                match self { $(Self::$name => Level::$level,)+ }
+            }
+
+            /// What is wrong, in a few words.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)+ }
+            }
+
+            /// What the reader can do about it.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$name => $remedy,)+ }
+            }
+        }
+    };
+}
+
+rules! {
+    /// There is neither a partition table nor a file system.
+    NothingRecognised = "DDI0101", Error, "neither a partition table nor a file system",
+        "check that this is a disk image, and that it is not compressed or cut off";
+    /// The image has only an MBR partition table.
+    MbrTable = "DDI0102", Error, "an MBR partition table",
+        "build the image with a GUID partition table: an MBR has no types that a policy could hold on to";
+    /// No copy of the partition table is valid.
+    TableInvalid = "DDI0103", Error, "no valid partition table",
+        "download or build the image again: its table is damaged";
+    /// Both copies of the table are valid, and they differ.
+    TableCopiesDiffer = "DDI0104", Error, "two valid but different partition tables",
+        "do not use this image: which table counts depends on who reads it; build it again";
+    /// One copy of the table is damaged or missing.
+    TableCopyDamaged = "DDI0105", Warning, "only one valid copy of the partition table",
+        "build the image again, or repair the other copy (sgdisk --verify shows it)";
+    /// Tables for several sector sizes.
+    SeveralSectorSizes = "DDI0106", Error, "partition tables for several sector sizes",
+        "do not use this image: what it contains depends on who reads it; build it again with one sector size";
+    /// A partition that ends before it begins.
+    PartitionReversed = "DDI0107", Error, "a partition that ends before it begins",
+        "build the image again: its table is damaged or hostile";
+    /// A partition outside the usable area of the disk.
+    PartitionOutOfRange = "DDI0108", Error, "a partition outside the image or its usable area",
+        "the image may be cut off: download it again; or build it again";
+    /// Two partitions that share bytes.
+    PartitionsOverlap = "DDI0109", Error, "overlapping partitions",
+        "do not use this image: build it again with partitions apart from each other";
+    /// Two partitions of one name.
+    DuplicatePartitionUuid = "DDI0110", Error, "two partitions with the same UUID",
+        "build the image again: links by UUID would point to either";
+    /// A partition without a name.
+    ZeroPartitionUuid = "DDI0111", Error, "a partition whose UUID is zero",
+        "build the image again with a UUID for every partition";
+    /// A file system or encrypted volume in front of the table.
+    SuperblockBeforeTable = "DDI0112", Error, "a superblock in front of the partition table",
+        "do not use this image: some tools read it as one file system and others as a partitioned disk";
+    /// Something foreign that a scan of the whole disk would find.
+    ForeignSuperblockInImage = "DDI0113", Note, "a foreign superblock outside the partitions",
+        "nothing outside the planned partitions is ever exposed; zero it when the image is built";
+    /// More partitions than anybody needs.
+    TooManyPartitions = "DDI0114", Error, "too many partitions",
+        "build the image with at most 128 partitions";
+    /// Bytes outside of what may be read.
+    ImageTooShort = "DDI0115", Error, "an image shorter than its contents",
+        "the image may be cut off: download or copy it again";
+    /// A hybrid MBR.
+    HybridMbr = "DDI0116", Error, "an MBR with partitions of its own beside the protective one",
+        "build the image with a plain protective MBR: the kernel and firmware may read either table";
+
+    /// Several superblocks in one partition.
+    SeveralSuperblocks = "DDI0201", Error, "several superblocks in one partition",
+        "do not use this image: what the partition holds depends on who reads it; build it again on a zeroed file";
+    /// Nothing known in a partition.
+    ContentUnknown = "DDI0202", Warning, "no known file system in a partition",
+        "use one of btrfs, erofs, ext4, f2fs, squashfs, vfat, xfs";
+    /// A boot partition that is not a sane vfat.
+    EspNotVfat = "DDI0203", Error, "a boot partition that is not a sane vfat",
+        "format the ESP and XBOOTLDR partitions as vfat, or leave them unused in the policy (esp=unused+absent)";
+    /// A file system that claims more bytes than its partition has.
+    FileSystemLargerThanPartition = "DDI0204", Error, "a file system larger than its partition",
+        "the image may be cut off: download or build it again";
+    /// A LUKS header that makes no sense.
+    LuksInvalid = "DDI0205", Error, "a damaged or hostile LUKS header",
+        "build the image again; 'cryptsetup luksDump' shows what the header says";
+    /// Encryption that does not encrypt.
+    LuksNullCipher = "DDI0206", Error, "a LUKS volume with a null cipher",
+        "do not use this image: it only looks encrypted (CVE-2025-59054); encrypt it again with a real cipher";
+    /// A root or usr partition for another machine.
+    ForeignArchitecture = "DDI0207", Error, "a partition for another architecture",
+        "use the image that was built for this machine's architecture";
+    /// Several partitions for one purpose.
+    SeveralCandidates = "DDI0208", Warning, "several partitions for one designator",
+        "another dissector might choose differently: keep one, or mark the others with the no-auto attribute";
+    /// A partition that is set aside by its label or attributes.
+    SetAside = "DDI0209", Note, "a partition that is set aside",
+        "nothing: it is marked as empty, partially written, pending or no-auto, and is not used";
+    /// Attribute bits that mean nothing.
+    UnknownAttributes = "DDI0210", Note, "unknown partition attributes",
+        "clear the bits that the Discoverable Partitions Specification does not define";
+    /// A LUKS volume that wants code of its own to be loaded.
+    LuksExternalToken = "DDI0211", Error, "a LUKS token that loads a plug-in",
+        "remove the token with 'cryptsetup token remove': a plug-in would run on behalf of the image";
+    /// A LUKS volume that wants more memory than it can need.
+    LuksMemory = "DDI0212", Error, "a LUKS key slot with an absurd Argon2 cost",
+        "do not use this image: opening it would exhaust memory; make the key slot again with 'cryptsetup luksConvertKey'";
+    /// A superblock that contradicts its own checksum.
+    SuperblockChecksum = "DDI0213", Error, "a superblock with a wrong checksum",
+        "the image is damaged: download or build it again";
+
+    /// A hash partition whose superblock is not acceptable.
+    VeritySuperblockInvalid = "DDI0301", Error, "an unacceptable dm-verity superblock",
+        "build the hash tree again: version 1, type 1, sha256 or sha512, blocks of 512 to 4096 bytes";
+    /// A hash tree that does not fill its partition's beginning exactly.
+    HashTreeOutside = "DDI0302", Error, "a hash tree that does not fit its partition",
+        "the image may be cut off: download or build it again";
+    /// More hashed blocks than the data partition has.
+    DataBlocksOutside = "DDI0303", Error, "more data blocks than the data partition has",
+        "the image may be cut off: download or build it again";
+    /// A data partition that is not named after its root hash.
+    DataUuidMismatch = "DDI0304", Error, "a data partition whose UUID is not the first half of the root hash",
+        "use the root hash that belongs to this image, or build it again";
+    /// A hash partition that is not named after its root hash.
+    HashUuidMismatch = "DDI0305", Error, "a hash partition whose UUID is not the second half of the root hash",
+        "use the root hash that belongs to this image, or build it again";
+    /// A hash partition without data.
+    HashWithoutData = "DDI0306", Error, "a hash or signature partition without its data partition",
+        "build the image again with the data partition, or without its companions";
+    /// A signature without a hash tree.
+    SignatureWithoutHash = "DDI0307", Error, "a signature partition without a hash partition",
+        "build the image again with its hash tree";
+    /// Digest lengths that do not agree.
+    DigestLengthMismatch = "DDI0308", Error, "a root hash that is not as long as the digest of the hash tree",
+        "use the root hash that belongs to this image, or build it again";
+    /// Blocks that the device cannot address.
+    BlockSmallerThanSector = "DDI0309", Error, "dm-verity blocks smaller than the disk's sectors",
+        "build the hash tree with blocks at least as large as the sectors";
+    /// A file system of which a part is not protected.
+    FileSystemLargerThanHashedArea = "DDI0310", Error, "a file system larger than the hashed area",
+        "build the hash tree over the whole file system";
+    /// A protected area without a file system.
+    HashedAreaWithoutFileSystem = "DDI0311", Error, "no file system in the hashed area",
+        "build the hash tree over a file system";
+    /// A root hash that nobody knows.
+    RootHashUnknown = "DDI0312", Error, "an unknown root hash",
+        "give it with --root-hash= (or --usr-hash=), or sign the image";
+    /// Data that differs from its hash tree.
+    DataCorrupt = "DDI0313", Error, "data blocks that differ from the hash tree",
+        "the image is damaged or was tampered with: get it again from a source you trust";
+    /// A hash tree that differs from its root hash.
+    HashTreeCorrupt = "DDI0314", Error, "a hash tree that differs from the root hash",
+        "the image is damaged or was tampered with: get it again from a source you trust";
+    /// Full verification was asked for and there is nothing to verify with.
+    NoHashTree = "DDI0315", Error, "no hash tree to verify the data with",
+        "build the image with dm-verity (ddictl seal does)";
+
+    /// Signature JSON that is not acceptable.
+    SignaturePartitionInvalid = "DDI0401", Error, "an unacceptable verity signature partition",
+        "build the image again: one JSON object with rootHash and signature, then NUL bytes";
+    /// A signature for another image.
+    SignatureOfAnother = "DDI0402", Error, "a signature of another root hash",
+        "do not use this image: the signature was made for another one";
+    /// A fingerprint of another certificate.
+    FingerprintMismatch = "DDI0403", Error, "a certificate fingerprint that is not the signer's",
+        "build the image again: its signature partition contradicts itself";
+    /// A signer that nobody trusts.
+    SignerUntrusted = "DDI0404", Warning, "a signature by an untrusted signer",
+        "if you trust the signer, put the certificate into /etc/verity.d/NAME.crt or give it with --certificate=";
+    /// A signature that does not hold.
+    SignatureInvalid = "DDI0405", Warning, "an invalid signature",
+        "do not use this image: its signature does not fit; get it again from a source you trust";
+    /// A signature that proves too little.
+    SignatureWeak = "DDI0406", Warning, "a signature with a weak digest or key",
+        "sign with SHA-256 or better and an RSA key of 2048 bits or more, or an elliptic curve";
+    /// A signer whose certificate has expired.
+    SignerExpired = "DDI0407", Warning, "a signature by an expired certificate",
+        "sign again with a current certificate, and check this machine's clock";
+    /// A signer whose certificate is not valid yet.
+    SignerNotYetValid = "DDI0408", Warning, "a signature by a certificate that is not valid yet",
+        "check this machine's clock";
+    /// No certificate to compare with.
+    NoTrustAnchors = "DDI0409", Warning, "a signature, and no trust anchors to check it with",
+        "put the signer's certificate into /etc/verity.d/NAME.crt or give it with --certificate=";
+    /// Another root hash than the given one.
+    RootHashMismatch = "DDI0410", Error, "another root hash than the given one",
+        "use the image that the root hash was given for";
+
+    /// A partition in a state that the policy does not allow.
+    PolicyState = "DDI0501", Error, "a partition in a state that the policy does not allow",
+        "use an image that satisfies the policy, or another policy ('ddictl policy show POLICY' explains it)";
+    /// A partition that the policy demands is not there.
+    PolicyAbsent = "DDI0502", Error, "a partition that the policy demands is missing",
+        "use an image that satisfies the policy, or add 'absent' to the rule";
+    /// Neither root nor usr.
+    NoRootOrUsr = "DDI0503", Error, "neither a root nor a usr partition to use",
+        "use an image with a signed root or usr partition";
+    /// Something exposed that nothing authenticates.
+    ExposedUnauthenticated = "DDI0504", Error, "a partition that would be exposed without authentication",
+        "sign the image (ddictl seal), pin its root hash (--root-hash=), or state a looser policy with --image-policy=";
+    /// An attribute that the policy does not allow.
+    PolicyAttribute = "DDI0505", Error, "a partition whose attributes the policy does not allow",
+        "set the read-only and growfs attributes as the policy has them, or use another policy";
+    /// A file system that the policy does not allow.
+    PolicyFileSystem = "DDI0506", Error, "a file system that the policy does not allow",
+        "use a file system that the policy names, or another policy";
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.code())
+    }
+}
+
+/// One thing that was found, with what would have been expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Which rule.
+    pub rule: Rule,
+    /// How grave: the rule's own level, unless the circumstances made it graver.
+    pub level: Level,
+    /// Which partition; `None` where it is about the image as a whole.
+    pub partition: Option<PartitionNumber>,
+    /// What the rule demands.
+    pub expected: String,
+    /// What there is.
+    pub found: String,
+}
+
+impl Finding {
+    /// A finding about the image as a whole.
+    #[must_use]
+    pub fn of_image(rule: Rule, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { rule, level: rule.level(), partition: None, expected: expected.into(), found: found.into() }
+    }
+
+    /// A finding about one partition, or about an image without a table where that has no number.
+    #[must_use]
+    pub fn of_partition(
+        rule: Rule,
+        partition: Option<PartitionNumber>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self { partition, ..Self::of_image(rule, expected, found) }
+    }
+
+    /// The same finding, at least as grave as `level`.
+    #[must_use]
+    pub fn at_least(mut self, level: Level) -> Self {
+        self.level = self.level.max(level);
+        self
+    }
+
+    /// The whole sentence: where, what, expected, found.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let place = self.partition.map(|number| format!("partition {number}: ")).unwrap_or_default();
+        format!("{place}{}: expected {}, found {}", self.rule.title(), self.expected, self.found)
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.rule, self.level, self.message())
+    }
+}
+
+/// Text from an image made fit for one line of output: control characters escaped, length limited.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    const LIMIT: usize = 200;
+    let mut line: String = text
+        .chars()
+        .take(LIMIT)
+        .flat_map(|c| {
+            let escaped = c.is_control();
+            escaped.then(|| c.escape_default()).into_iter().flatten().chain((!escaped).then_some(c))
+        })
+        .collect();
+    if text.chars().nth(LIMIT).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_ordered_and_well_formed() {
+        let codes: Vec<_> = Rule::ALL.iter().map(|rule| rule.code()).collect();
+        assert_eq!(codes.iter().collect::<BTreeSet<_>>().len(), codes.len());
+        assert!(codes.is_sorted());
+        for code in codes {
+            assert!(
+                code.strip_prefix("DDI")
+                    .is_some_and(|n| n.len() == 4 && n.bytes().all(|b| b.is_ascii_digit())),
+                "{code}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_rule_says_what_to_do() {
+        for rule in Rule::ALL {
+            assert!(
+                !rule.remedy().is_empty() && !rule.title().ends_with('.') && !rule.remedy().ends_with('.'),
+                "{rule}"
+            );
+        }
+    }
+
+    #[test]
+    fn text_of_an_image_cannot_write_to_the_terminal() {
+        assert_eq!(printable("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
+        assert!(printable(&"x".repeat(500)).chars().count() <= 201);
+    }
+}

@@ -2,8 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod assessment;
+mod candidates;
+mod contents;
 pub mod dissection;
 pub mod finding;
+mod pairing;
 pub mod plan;
 pub mod policy;
 pub mod presets;

@@ -1,1 +1,325 @@
-//! To come.
+//! What is done with an image: the policy applied to the state of every partition, and the plan or the refusal that
+//! follows. Everything that can refuse is decided here, before the first device exists.
+
+use std::fmt;
+
+use crate::format::architecture::Architecture;
+use crate::format::designator::{Designator, VerityRole};
+use crate::format::superblock::{FileSystem, SuperblockKind};
+use crate::format::units::{ByteLength, Extent, PartitionNumber, SectorSize};
+use crate::trust::root_hash::AuthenticatedRootHash;
+
+use super::assessment::{Assessed, Assessment};
+use super::dissection::{Dissection, Layout, Partition, Standing, VeritySet};
+use super::finding::{Finding, Level, Rule};
+use super::policy::{Found, FoundFileSystem, ImagePolicy, Objection, PolicyRefusal, Protection, Use};
+use super::presets::{RequestedPolicy, Strictness};
+
+/// What a policy says of every partition of an image.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    /// Whether each partition is used, in the order of [`Dissection::partitions`].
+    pub uses: Vec<Use>,
+    /// Why the image is refused; empty where it is accepted.
+    pub refusals: Vec<Finding>,
+}
+
+/// Applies a policy.
+#[must_use]
+pub fn evaluate(dissection: &Dissection, assessment: &Assessment, requested: &RequestedPolicy) -> Evaluation {
+    let mut evaluation =
+        Evaluation { uses: vec![Use::Unused; dissection.partitions.len()], refusals: Vec::new() };
+    let each = || dissection.partitions.iter().zip(&assessment.partitions).enumerate();
+    for designator in Designator::ALL {
+        let chosen = each().find(|(_, (partition, _))| partition.standing == Standing::Chosen(designator));
+        let found = chosen
+            .map(|(_, (partition, assessed))| found(partition, assessed, assessment, requested.strictness()));
+        match (decide(requested.policy(), designator, found), chosen) {
+            (Ok(decision), Some((index, _))) => {
+                if let Some(place) = evaluation.uses.get_mut(index) {
+                    *place = decision;
+                }
+            }
+            (Ok(_), None) => {}
+            (Err(refusal), chosen) => {
+                let number = chosen.and_then(|(_, (partition, _))| partition.number);
+                let reasons =
+                    chosen.map(|(_, (partition, _))| why_not_signed(partition, dissection, assessment));
+                evaluation.refusals.push(policy_finding(number, &refusal, reasons.unwrap_or_default()));
+            }
+        }
+    }
+    leave_companions_of_unused_data(dissection, &mut evaluation.uses);
+    let grave = dissection
+        .findings
+        .iter()
+        .chain(&assessment.findings)
+        .filter(|finding| finding.level == Level::Error);
+    for finding in grave {
+        if concerns_what_is_used(finding, dissection, &evaluation.uses) {
+            evaluation.refusals.push(finding.clone());
+        }
+    }
+    if requested.strictness().demands_authentication() {
+        demand_verification(dissection, assessment, &mut evaluation);
+    }
+    evaluation
+}
+
+/// The one state of a partition in the words of the policy.
+fn found(
+    partition: &Partition,
+    assessed: &Assessed,
+    assessment: &Assessment,
+    strictness: Strictness,
+) -> Found<'static> {
+    // A root hash that is known to be right counts as signed where verification is all that is demanded, and so does
+    // what lies in a download that was verified as a whole (design: image policy).
+    let authentic =
+        assessed.authenticated.is_some() || (partition.number.is_none() && assessment.download_verified);
+    let protection = if strictness.demands_authentication() && authentic {
+        Protection::Signed
+    } else {
+        assessed.protection
+    };
+    Found {
+        protection,
+        read_only: partition.attributes.read_only(),
+        growfs: partition.attributes.growfs(),
+        file_system: match partition.superblock().map(|superblock| &superblock.kind) {
+            Some(SuperblockKind::FileSystem(file_system)) => {
+                FoundFileSystem::Recognised(file_system.as_str())
+            }
+            Some(SuperblockKind::Luks(_)) if assessed.protection.hides_content() => FoundFileSystem::Hidden,
+            _ => FoundFileSystem::Unrecognised,
+        },
+    }
+}
+
+fn decide(
+    policy: &ImagePolicy,
+    designator: Designator,
+    found: Option<Found<'_>>,
+) -> Result<Use, PolicyRefusal> {
+    policy.rule(designator).decide(found)
+}
+
+/// Hash trees and signatures of data that is not used are not used either.
+fn leave_companions_of_unused_data(dissection: &Dissection, uses: &mut [Use]) {
+    for data in [Designator::Root, Designator::Usr] {
+        let position = dissection.partitions.iter().position(|p| p.standing == Standing::Chosen(data));
+        let Some(Use::Unused | Use::Absent) = position.and_then(|index| uses.get(index)) else {
+            continue;
+        };
+        for (partition, place) in dissection.partitions.iter().zip(uses.iter_mut()) {
+            if partition.designator().and_then(Designator::verity_data) == Some(data) {
+                *place = Use::Unused;
+            }
+        }
+    }
+}
+
+/// Whether an error is about the image as a whole, about a partition that is used, or about a companion of one.
+fn concerns_what_is_used(finding: &Finding, dissection: &Dissection, uses: &[Use]) -> bool {
+    if matches!(dissection.layout, Layout::Bare) {
+        return uses.contains(&Use::Used);
+    }
+    let Some(number) = finding.partition else {
+        return true;
+    };
+    let group = |partition: &Partition| partition.designator().map(|d| d.verity_data().unwrap_or(d));
+    let Some(about) = dissection.partitions.iter().find(|partition| partition.number == Some(number)) else {
+        return true;
+    };
+    dissection.partitions.iter().zip(uses).any(|(partition, decision)| {
+        *decision == Use::Used
+            && (partition.number == Some(number)
+                || (group(about).is_some() && group(partition) == group(about)))
+    })
+}
+
+/// The demands of `@verified-boot` and `@verified-extension` beyond their text.
+fn demand_verification(dissection: &Dissection, assessment: &Assessment, evaluation: &mut Evaluation) {
+    let mut anything = false;
+    let each = dissection.partitions.iter().zip(&assessment.partitions).zip(&evaluation.uses);
+    for ((partition, assessed), _) in each.filter(|(_, decision)| **decision == Use::Used) {
+        if !is_exposed(partition) {
+            continue;
+        }
+        let designator = partition.designator();
+        anything |= matches!(designator, Some(Designator::Root | Designator::Usr));
+        let authentic =
+            assessed.authenticated.is_some() || (partition.number.is_none() && assessment.download_verified);
+        if !authentic {
+            evaluation.refusals.push(Finding::of_partition(
+                Rule::ExposedUnauthenticated,
+                partition.number,
+                "an authenticated root hash",
+                assessed.protection.as_str(),
+            ));
+        }
+    }
+    if !anything && evaluation.refusals.is_empty() {
+        evaluation.refusals.push(Finding::of_image(
+            Rule::NoRootOrUsr,
+            "a signed root or usr partition",
+            "neither",
+        ));
+    }
+}
+
+/// Whether the device for this partition is one that anybody is to mount.
+fn is_exposed(partition: &Partition) -> bool {
+    let role = partition.designator().and_then(Designator::verity_role);
+    partition.designator().is_some() && !matches!(role, Some(VerityRole::Hash | VerityRole::Signature))
+}
+
+fn policy_finding(number: Option<PartitionNumber>, refusal: &PolicyRefusal, reasons: String) -> Finding {
+    let rule = match refusal.objection {
+        Objection::FileSystem { .. } | Objection::FileSystemUnrecognised { .. } => Rule::PolicyFileSystem,
+        Objection::Growfs { .. } | Objection::ReadOnly { .. } => Rule::PolicyAttribute,
+        Objection::Missing { .. } => Rule::PolicyAbsent,
+        Objection::Protection { .. } | Objection::Unsatisfiable => Rule::PolicyState,
+    };
+    let expected = format!("{} (rule '{}')", refusal.expected(), refusal.rule_text());
+    let found = refusal.found().unwrap_or_else(|| "a rule that nothing can satisfy".to_owned());
+    Finding::of_partition(rule, number, expected, format!("{}: {found}{reasons}", refusal.designator()))
+}
+
+/// The findings that explain why a partition with a signature is not in state `signed`.
+fn why_not_signed(partition: &Partition, dissection: &Dissection, assessment: &Assessment) -> String {
+    let Some(set) = partition.designator().and_then(|designator| dissection.verity_of(designator)) else {
+        return String::new();
+    };
+    let about = |finding: &&Finding| {
+        finding.partition == Some(set.data)
+            || set.signatures.iter().any(|(number, _)| finding.partition == Some(*number))
+    };
+    let reasons: Vec<String> = assessment
+        .findings
+        .iter()
+        .filter(about)
+        .map(|f| format!("{} ({})", f.rule.title(), f.found))
+        .collect();
+    if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) }
+}
+
+/// The image is refused: every reason, at least one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Refusal {
+    /// The policy that was applied, by its name or in its own words.
+    pub policy: String,
+    /// Why.
+    pub findings: Vec<Finding>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "refused by policy '{}'", self.policy)?;
+        for finding in &self.findings {
+            write!(f, "\n  {}: {}\n    {}", finding.rule.code(), finding.message(), finding.rule.remedy())?;
+        }
+        Ok(())
+    }
+}
+
+/// Which devices will appear, and nothing else will.
+#[derive(Debug)]
+pub struct ActivationPlan {
+    /// The size of the image.
+    pub image_size: ByteLength,
+    /// The block size that every device has.
+    pub sector_size: SectorSize,
+    /// The devices, in the order of the table.
+    pub devices: Vec<PlannedDevice>,
+    /// The policy that was applied, by its name or in its own words.
+    pub policy: String,
+    /// What is remarkable and does not refuse.
+    pub findings: Vec<Finding>,
+}
+
+/// One device to be made.
+#[derive(Debug)]
+pub struct PlannedDevice {
+    /// The table entry; `None` for an image without a table.
+    pub number: Option<PartitionNumber>,
+    /// What it is for.
+    pub designator: Designator,
+    /// The bytes of the image that it shows: all of them, and none besides.
+    pub extent: Extent,
+    /// How it is protected.
+    pub protection: Protection,
+    /// The file system in it; `None` for an encrypted or unknown one.
+    pub file_system: Option<FileSystem>,
+    /// How its contents are verified; `None` where nothing protects them.
+    pub verity: Option<PlannedVerity>,
+    /// Who signed it.
+    pub signer: Option<String>,
+}
+
+/// What a device's contents are verified against.
+#[derive(Debug)]
+pub struct PlannedVerity {
+    /// Superblock, shape of the tree, extents and root hash.
+    pub set: VeritySet,
+    /// The root hash as something to rely on; `None` under a policy that is content with `verity`.
+    pub authenticated: Option<AuthenticatedRootHash>,
+}
+
+impl ActivationPlan {
+    /// Plans the devices for an image under a policy on a machine of the `native` architecture.
+    ///
+    /// # Errors
+    /// [`Refusal`] with every reason.
+    pub fn new(
+        dissection: &Dissection,
+        assessment: Assessment,
+        requested: &RequestedPolicy,
+        native: Architecture,
+    ) -> Result<Self, Refusal> {
+        let mut evaluation = evaluate(dissection, &assessment, requested);
+        for (partition, decision) in dissection.partitions.iter().zip(&evaluation.uses) {
+            let runs_here =
+                partition.architecture().is_none_or(|a| a == native || native.secondary() == Some(a));
+            if *decision == Use::Used && is_exposed(partition) && !runs_here {
+                evaluation.refusals.push(Finding::of_partition(
+                    Rule::ForeignArchitecture,
+                    partition.number,
+                    native.as_str(),
+                    partition.architecture().map_or("none", Architecture::as_str),
+                ));
+            }
+        }
+        let policy = requested.to_string();
+        if !evaluation.refusals.is_empty() {
+            return Err(Refusal { policy, findings: evaluation.refusals });
+        }
+        let findings = dissection.findings.iter().chain(&assessment.findings).cloned().collect();
+        let each = dissection.partitions.iter().zip(assessment.partitions).zip(&evaluation.uses);
+        let devices = each
+            .filter(|((partition, _), decision)| **decision == Use::Used && is_exposed(partition))
+            .filter_map(|((partition, assessed), _)| plan_device(dissection, partition, assessed))
+            .collect();
+        Ok(Self {
+            image_size: dissection.image_size,
+            sector_size: dissection.sector_size(),
+            devices,
+            policy,
+            findings,
+        })
+    }
+}
+
+fn plan_device(dissection: &Dissection, partition: &Partition, assessed: Assessed) -> Option<PlannedDevice> {
+    let designator = partition.designator()?;
+    let set = dissection.verity_of(designator);
+    Some(PlannedDevice {
+        number: partition.number,
+        designator,
+        extent: set.map_or(partition.extent, |set| set.data_extent),
+        protection: assessed.protection,
+        file_system: partition.file_system(),
+        signer: assessed.signer().map(str::to_owned),
+        verity: set.map(|set| PlannedVerity { set: set.clone(), authenticated: assessed.authenticated }),
+    })
+}

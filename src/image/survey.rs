@@ -1,1 +1,277 @@
-//! To come.
+//! Dissection as a state machine without I/O: says which bytes it needs, is fed with them, ends with a [`Dissection`].
+//!
+//! The same code so dissects a file, a body on its way through the network, and an image on a server that answers
+//! ranges. Each round asks for all that is known to be needed; four rounds are enough for any image: headers, tables,
+//! superblocks and signatures, LUKS metadata.
+
+use crate::format::architecture::Architecture;
+use crate::format::designator::{Designator, VerityRole};
+use crate::format::gpt::{self, Attributes, GptTable, Headers};
+use crate::format::label::PartitionLabel;
+use crate::format::partition_type::PartitionType;
+use crate::format::root_hash::RootHash;
+use crate::format::sparse::{SparseBytes, Window};
+use crate::format::superblock::{self, Superblock, SuperblockKind};
+use crate::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
+use crate::format::verity::VeritySuperblock;
+use crate::format::verity_signature::VeritySignature;
+
+use super::candidates;
+use super::contents;
+use super::dissection::{Dissection, Layout, Partition, PassedOver, Standing};
+use super::finding::{Finding, Rule, printable};
+use super::pairing;
+
+/// More partitions than this nobody needs, and each costs reading: the size of a usual table.
+const MAXIMUM_PARTITIONS: usize = 128;
+
+/// What a dissection is told from outside.
+#[derive(Debug, Clone)]
+pub struct SurveyOptions {
+    /// The architecture whose partitions are preferred.
+    pub architecture: Architecture,
+    /// The root hash of the root partition, where the caller knows it.
+    pub root_hash: Option<RootHash>,
+    /// The root hash of the usr partition, where the caller knows it.
+    pub usr_hash: Option<RootHash>,
+    /// The sector size, where the device has one; `None` to find it by the table.
+    pub sector_size: Option<SectorSize>,
+}
+
+impl SurveyOptions {
+    /// Nothing known but the architecture.
+    #[must_use]
+    pub const fn new(architecture: Architecture) -> Self {
+        Self { architecture, root_hash: None, usr_hash: None, sector_size: None }
+    }
+
+    /// The root hash that the caller knows for `designator`.
+    #[must_use]
+    pub fn given(&self, designator: Designator) -> Option<&RootHash> {
+        match designator {
+            Designator::Root => self.root_hash.as_ref(),
+            Designator::Usr => self.usr_hash.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// The image as a whole is not acceptable, whatever a policy says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed image: {}", .finding.message())]
+pub struct Malformed {
+    /// The rule that the image breaks.
+    pub finding: Finding,
+}
+
+impl Malformed {
+    pub(super) fn new(rule: Rule, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { finding: Finding::of_image(rule, expected, found) }
+    }
+}
+
+/// A dissection under way.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    image_size: ByteLength,
+    options: SurveyOptions,
+    bytes: SparseBytes,
+}
+
+/// How far a survey has come.
+enum Progress {
+    Wants(Vec<Extent>),
+    Done(Box<Dissection>),
+}
+
+impl Survey {
+    /// The survey of an image of `image_size` bytes, of which nothing has been read yet.
+    #[must_use]
+    pub fn new(image_size: ByteLength, options: SurveyOptions) -> Self {
+        Self { image_size, options, bytes: SparseBytes::new() }
+    }
+
+    /// Everything that is known to be needed at this stage and was not fed yet; empty when the survey is complete or
+    /// the image is known to be malformed.
+    #[must_use]
+    pub fn wanted(&self) -> Vec<Extent> {
+        match self.examine() {
+            Ok(Progress::Wants(extents)) => extents,
+            Ok(Progress::Done(_)) | Err(_) => Vec::new(),
+        }
+    }
+
+    /// Takes bytes of the image. What was fed once is never replaced.
+    pub fn feed(&mut self, start: ByteOffset, bytes: &[u8]) {
+        self.bytes.insert(start, bytes);
+    }
+
+    /// The result.
+    ///
+    /// # Errors
+    /// [`Malformed`] where the image is not acceptable as a whole, also where bytes that were wanted did not come.
+    pub fn finish(self) -> Result<Dissection, Malformed> {
+        match self.examine()? {
+            Progress::Done(dissection) => Ok(*dissection),
+            Progress::Wants(extents) => {
+                let expected = extents.first().map_or_else(String::new, ToString::to_string);
+                Err(Malformed::new(Rule::ImageTooShort, expected, format!("{} bytes", self.image_size)))
+            }
+        }
+    }
+
+    fn examine(&self) -> Result<Progress, Malformed> {
+        let whole = Extent::from_beginning(self.image_size);
+        let mut first = gpt::probe_extents(self.image_size);
+        first.extend(superblock_extents(whole));
+        if let Some(wanted) = self.missing(first) {
+            return Ok(wanted);
+        }
+        let superblocks = superblock::probe(&Window::new(&self.bytes, whole));
+        let headers = Headers::find(&self.bytes, self.image_size, self.options.sector_size)
+            .map_err(|error| Malformed { finding: contents::table_finding(&error) })?;
+        let Some(headers) = headers else {
+            return self.examine_bare(whole, superblocks);
+        };
+        if let Some(wanted) = self.missing(headers.table_extents()) {
+            return Ok(wanted);
+        }
+        let table = headers
+            .table(&self.bytes)
+            .map_err(|error| Malformed { finding: contents::table_finding(&error) })?;
+        if table.entries.len() > MAXIMUM_PARTITIONS {
+            let found = format!("{} partitions", table.entries.len());
+            return Err(Malformed::new(
+                Rule::TooManyPartitions,
+                format!("at most {MAXIMUM_PARTITIONS} partitions"),
+                found,
+            ));
+        }
+        self.examine_table(&table, &superblocks)
+    }
+
+    fn examine_table(&self, table: &GptTable, in_front: &[Superblock]) -> Result<Progress, Malformed> {
+        let wanted = table.entries.iter().flat_map(|entry| {
+            let role = PartitionType::of(entry.type_uuid).designator().and_then(Designator::verity_role);
+            content_extents(entry.extent, role)
+        });
+        if let Some(wanted) = self.missing(wanted) {
+            return Ok(wanted);
+        }
+        let mut partitions: Vec<Partition> = table
+            .entries
+            .iter()
+            .map(|entry| Partition {
+                number: Some(entry.number),
+                partition_type: PartitionType::of(entry.type_uuid),
+                type_uuid: Some(entry.type_uuid),
+                uuid: Some(entry.uuid),
+                label: entry.label.clone(),
+                attributes: entry.attributes,
+                extent: entry.extent,
+                superblocks: superblock::probe(&Window::new(&self.bytes, entry.extent)),
+                luks2: None,
+                standing: Standing::Passed(PassedOver::NoDesignator),
+            })
+            .collect();
+        if let Some(wanted) = self.missing(contents::luks_extents(&partitions)) {
+            return Ok(wanted);
+        }
+        let layout = Layout::Table {
+            disk_uuid: table.disk_uuid,
+            sector_size: table.sector_size,
+            source: table.source.clone(),
+        };
+        let mut findings = contents::findings_in_front(in_front)?;
+        findings.extend(contents::read_luks(&mut partitions, &self.bytes));
+        findings.extend(contents::source_finding(&table.source));
+        let mut dissection =
+            Dissection { image_size: self.image_size, layout, partitions, verity: Vec::new(), findings };
+        candidates::choose(&mut dissection, &self.options);
+        pairing::pair(&mut dissection, &self.bytes, &self.options);
+        // Of a protected partition only the hashed area will exist for anybody, so that alone decides what it holds.
+        let hashed: Vec<Extent> = dissection.verity.iter().map(|set| set.data_extent).collect();
+        if let Some(wanted) = self.missing(hashed.into_iter().flat_map(superblock_extents)) {
+            return Ok(wanted);
+        }
+        for set in &dissection.verity {
+            let data = dissection.partitions.iter_mut().find(|partition| partition.number == Some(set.data));
+            if let Some(data) = data {
+                data.superblocks = superblock::probe(&Window::new(&self.bytes, set.data_extent));
+            }
+        }
+        contents::check(&mut dissection, &self.bytes);
+        Ok(Progress::Done(Box::new(dissection)))
+    }
+
+    /// An image without a table is one extent, if it holds one thing that is known.
+    fn examine_bare(&self, whole: Extent, superblocks: Vec<Superblock>) -> Result<Progress, Malformed> {
+        let usable = |superblock: &Superblock| {
+            matches!(superblock.kind, SuperblockKind::FileSystem(_) | SuperblockKind::Luks(_))
+        };
+        if !superblocks.iter().any(usable) {
+            let found = superblocks.first().map_or_else(
+                || format!("nothing that is known in {} bytes", self.image_size),
+                |superblock| printable(&superblock.kind.to_string()),
+            );
+            return Err(Malformed::new(Rule::NothingRecognised, "a partition table or a file system", found));
+        }
+        let mut partition = Partition {
+            number: None,
+            partition_type: PartitionType::Other,
+            type_uuid: None,
+            uuid: None,
+            label: PartitionLabel::default(),
+            attributes: Attributes::default(),
+            extent: whole,
+            superblocks,
+            luks2: None,
+            standing: Standing::Chosen(Designator::Root),
+        };
+        if let Some(wanted) = self.missing(contents::luks_extents(std::slice::from_ref(&partition))) {
+            return Ok(wanted);
+        }
+        let mut dissection = Dissection {
+            image_size: self.image_size,
+            layout: Layout::Bare,
+            findings: contents::read_luks(std::slice::from_mut(&mut partition), &self.bytes),
+            partitions: vec![partition],
+            verity: Vec::new(),
+        };
+        contents::check(&mut dissection, &self.bytes);
+        Ok(Progress::Done(Box::new(dissection)))
+    }
+
+    /// Those of `extents` that have not been fed, within the image; `None` where there are none.
+    fn missing(&self, extents: impl IntoIterator<Item = Extent>) -> Option<Progress> {
+        let whole = Extent::from_beginning(self.image_size);
+        let missing: Vec<Extent> = extents
+            .into_iter()
+            .filter(|extent| {
+                !extent.is_empty() && whole.contains(*extent) && self.bytes.get(*extent).is_none()
+            })
+            .collect();
+        (!missing.is_empty()).then_some(Progress::Wants(missing))
+    }
+}
+
+/// What has to be read of a partition to know what it is.
+fn content_extents(extent: Extent, role: Option<VerityRole>) -> Vec<Extent> {
+    match role {
+        Some(VerityRole::Signature) => {
+            vec![extent.truncated(ByteLength::new(VeritySignature::MAX))]
+        }
+        Some(VerityRole::Hash) => {
+            let size = u64::try_from(VeritySuperblock::SIZE).unwrap_or(u64::MAX);
+            vec![extent.truncated(ByteLength::new(size))]
+        }
+        Some(VerityRole::Data) | None => superblock_extents(extent),
+    }
+}
+
+fn superblock_extents(extent: Extent) -> Vec<Extent> {
+    superblock::probe_extents(extent.length())
+        .into_iter()
+        .filter_map(|part| extent.part(ByteLength::new(part.start().bytes()), part.length()))
+        .collect()
+}

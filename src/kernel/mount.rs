@@ -309,8 +309,15 @@ fn open_directory(path: &Path) -> io::Result<File> {
 /// The root of the file system mounted on `path`; `None` where that is not a tmpfs.
 fn open_tmpfs(path: &Path) -> io::Result<Option<File>> {
     let root = open_directory(path)?;
-    let is_tmpfs = fstatfs(&root)?.filesystem_type() == TMPFS_MAGIC;
-    Ok(is_tmpfs.then_some(root))
+    Ok(is_tmpfs(root.as_fd())?.then_some(root))
+}
+
+/// Whether a file or directory lies in a tmpfs: in memory.
+///
+/// # Errors
+/// The error of statfs(2).
+pub fn is_tmpfs(file: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(fstatfs(file)?.filesystem_type() == TMPFS_MAGIC)
 }
 
 fn proc_path(file: BorrowedFd<'_>) -> PathBuf {

@@ -86,27 +86,48 @@ impl AnonymousFile {
         &self.file
     }
 
-    /// Gives the complete file its name in the directory, permissions 0400, and writes both to the disk. Our writable
-    /// descriptor is closed; what is returned can only read.
+    /// Ends the writing: permissions 0400, everything on the disk, our writable descriptor closed.
     ///
     /// # Errors
-    /// [`PlacementError::AlreadyExists`] where the name is taken; any other [`PlacementError`]. The file is gone then.
-    pub fn link_as(self, name: &OsStr) -> Result<File, PlacementError> {
+    /// Any [`PlacementError`]. The file is gone then.
+    pub fn complete(self) -> Result<CompleteFile, PlacementError> {
+        self.file.set_permissions(Permissions::from_mode(0o400)).map_err(PlacementError::Creating)?;
+        self.file.sync_all().map_err(PlacementError::Syncing)?;
+        let file = reopen_read_only(self.file.as_fd()).map_err(PlacementError::Reopening)?;
+        Ok(CompleteFile { file, directory: self.directory })
+    }
+}
+
+/// A file that nobody writes any more and that has no name yet. It vanishes with its descriptor unless it is linked.
+#[derive(Debug)]
+pub struct CompleteFile {
+    file: File,
+    directory: File,
+}
+
+impl CompleteFile {
+    /// The descriptor, open for reading alone.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the file its name in the directory.
+    ///
+    /// # Errors
+    /// [`PlacementError::AlreadyExists`] where the name is taken; any other [`PlacementError`].
+    pub fn link_as(&self, name: &OsStr) -> Result<(), PlacementError> {
         let shown = || name.to_string_lossy().into_owned();
         if !is_plain_name(name) {
             return Err(PlacementError::Name { name: shown() });
         }
-        self.file.set_permissions(Permissions::from_mode(0o400)).map_err(PlacementError::Creating)?;
-        self.file.sync_all().map_err(PlacementError::Syncing)?;
-        let placed = reopen_read_only(self.file.as_fd()).map_err(PlacementError::Reopening)?;
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         match linkat(AT_FDCWD, path.as_str(), &self.directory, name, AtFlags::AT_SYMLINK_FOLLOW) {
             Ok(()) => {}
             Err(Errno::EEXIST) => return Err(PlacementError::AlreadyExists { name: shown() }),
             Err(errno) => return Err(PlacementError::Linking { name: shown(), source: errno.into() }),
         }
-        self.directory.sync_all().map_err(PlacementError::Syncing)?;
-        Ok(placed)
+        self.directory.sync_all().map_err(PlacementError::Syncing)
     }
 }
 

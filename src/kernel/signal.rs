@@ -90,6 +90,15 @@ impl AsFd for SignalWatch {
     }
 }
 
+/// Sends a signal to this process, for tests of what it does then. A number that is no signal does nothing.
+#[cfg(feature = "fault-points")]
+pub fn raise(signal: i32) {
+    // A thread that blocks the signal must not keep it to itself: it is for the process.
+    if let Ok(signal) = Signal::try_from(signal) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), signal);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::thread;

@@ -1,1 +1,23 @@
 //! Operations: the order of effects and their undoing.
+
+pub mod activate;
+pub mod attach;
+pub mod cancel;
+pub mod describe;
+pub mod detach;
+pub mod error;
+pub mod examine;
+#[cfg(not(feature = "fault-points"))]
+mod fault;
+#[cfg(feature = "fault-points")]
+pub mod fault;
+pub mod list;
+pub mod observer;
+pub mod policy_store;
+pub mod pull;
+pub mod record;
+pub mod seal;
+pub mod source;
+pub mod trust_store;
+pub mod verified_image;
+pub mod verify;

@@ -1,0 +1,65 @@
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::format::loop_reference::LoopReference;
+use crate::operation::attach::{AttachRequest, attach, plan_attach};
+use crate::operation::observer::Observer;
+
+use super::options::{JsonOption, PolicyOption, TrustOptions};
+use super::report::{paths_text, plan_json, plan_text, record_json};
+use super::{Context, Failure, Status};
+
+/// Attach an image file: one read-only device per planned partition
+///
+/// Copies what is planned into memory that nobody can change, verifies it there, and only then makes devices. Prints
+/// their paths, one a line.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The disk image
+    image: PathBuf,
+
+    /// The name that the links begin with [default: the file's name]
+    #[arg(long, value_name = "NAME")]
+    loop_ref: Option<LoopReference>,
+
+    /// Attach a copy in memory: the only way so far, and what is done without this option, too
+    #[arg(long)]
+    in_memory: bool,
+
+    /// Show what would be attached
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    trust: TrustOptions,
+    #[command(flatten)]
+    policy: PolicyOption,
+    #[command(flatten)]
+    json: JsonOption,
+}
+
+impl Arguments {
+    pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
+        let trust = self.trust.load(context)?;
+        let policy = self.policy.given_or("@verified-boot")?;
+        let request = AttachRequest { image: self.image, reference: self.loop_ref, policy };
+        let output = if self.dry_run {
+            let (reference, plan) = plan_attach(&request, &trust, &context.cancel)?;
+            let value = plan_json(reference.as_str(), &plan);
+            self.json.json.render(&value).unwrap_or_else(|| plan_text(reference.as_str(), &plan))
+        } else {
+            if !self.in_memory {
+                context.observer.note("attaching a copy in memory, because dm-verity is not used yet");
+            }
+            let attached = attach(&request, &trust, &context.observer, &context.cancel)?;
+            self.json
+                .json
+                .render(&record_json(&attached.record))
+                .unwrap_or_else(|| paths_text(&attached.record))
+        };
+        io::stdout().write_all(output.as_bytes())?;
+        Ok(Status::Done)
+    }
+}

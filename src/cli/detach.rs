@@ -1,0 +1,48 @@
+use clap::{ArgGroup, Args};
+
+use crate::operation::detach::{Detachment, detach, detach_stale, plan_detach};
+use crate::operation::observer::Observer;
+
+use super::{Context, Failure, Status};
+
+/// Take down what was attached
+///
+/// With --stale: what processes that died have left behind, and records whose devices are gone.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("object").required(true).multiple(false))]
+pub(super) struct Arguments {
+    /// The reference, a link, a device, or the image file
+    #[arg(group = "object")]
+    what: Option<String>,
+
+    /// Take down everything that was left behind
+    #[arg(long, group = "object")]
+    stale: bool,
+
+    /// Show what would be taken down
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Arguments {
+    pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
+        if self.dry_run {
+            for line in plan_detach(self.what.as_deref())? {
+                context.observer.note(&format!("would take down {line}"));
+            }
+            return Ok(Status::Done);
+        }
+        match &self.what {
+            None => {
+                for reference in detach_stale()? {
+                    context.observer.note(&format!("took down what was left of '{reference}'"));
+                }
+            }
+            Some(what) => match detach(what)? {
+                Detachment::Detached(_) => {}
+                Detachment::NotAttached => context.observer.note(&format!("'{what}' is not attached")),
+            },
+        }
+        Ok(Status::Done)
+    }
+}

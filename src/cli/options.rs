@@ -1,0 +1,102 @@
+//! Options that several verbs have in common.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::format::root_hash::RootHash;
+use crate::image::presets::RequestedPolicy;
+use crate::operation::observer::Observer;
+use crate::operation::policy_store;
+use crate::operation::trust_store::{TrustSettings, TrustStore};
+
+use super::{Context, Failure};
+
+/// Whom to trust.
+#[derive(Debug, Args)]
+pub(super) struct TrustOptions {
+    /// Trust the signer with this certificate (PEM) instead of those in verity.d; may be repeated
+    #[arg(long, value_name = "FILE")]
+    certificate: Vec<PathBuf>,
+
+    /// The root hash that the root partition must have, in hexadecimal
+    #[arg(long, value_name = "HASH")]
+    root_hash: Option<RootHash>,
+
+    /// The root hash that the usr partition must have, in hexadecimal
+    #[arg(long, value_name = "HASH")]
+    usr_hash: Option<RootHash>,
+}
+
+impl TrustOptions {
+    pub(super) fn load(&self, context: &Context) -> Result<TrustStore, Failure> {
+        let store = TrustStore::load(TrustSettings {
+            certificates: self.certificate.clone(),
+            root_hash: self.root_hash.clone(),
+            usr_hash: self.usr_hash.clone(),
+        })?;
+        for warning in store.warnings() {
+            context.observer.warning(warning);
+        }
+        Ok(store)
+    }
+}
+
+/// What to require.
+#[derive(Debug, Args)]
+pub(super) struct PolicyOption {
+    /// What to require of the image: an image policy, or @NAME for a policy file or preset (see 'ddictl policy list')
+    #[arg(long, value_name = "POLICY")]
+    image_policy: Option<String>,
+}
+
+impl PolicyOption {
+    /// The policy that was given.
+    pub(super) fn given(&self) -> Result<Option<RequestedPolicy>, Failure> {
+        Ok(self.image_policy.as_deref().map(policy_store::resolve).transpose()?)
+    }
+
+    /// The policy that was given, or this one.
+    pub(super) fn given_or(&self, default: &str) -> Result<RequestedPolicy, Failure> {
+        Ok(policy_store::resolve(self.image_policy.as_deref().unwrap_or(default))?)
+    }
+}
+
+/// How to write JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Json {
+    /// Over several lines, for people
+    Pretty,
+    /// On one line, for programs
+    Short,
+    /// Not at all
+    Off,
+}
+
+impl Json {
+    /// The value in this form, with a final newline; `None` where it is not wanted.
+    pub(super) fn render(self, value: &serde_json::Value) -> Option<String> {
+        match self {
+            // A value prints always; its alternate form is the pretty one.
+            Self::Pretty => Some(format!("{value:#}\n")),
+            Self::Short => Some(format!("{value}\n")),
+            Self::Off => None,
+        }
+    }
+}
+
+/// Whether to print JSON.
+#[derive(Debug, Args)]
+pub(super) struct JsonOption {
+    /// Print JSON instead of text
+    #[arg(long, value_name = "FORM", value_enum, default_value = "off")]
+    pub(super) json: Json,
+}
+
+/// Whether column headings are wanted.
+#[derive(Debug, Args)]
+pub(super) struct LegendOption {
+    /// Do not print column headings
+    #[arg(long)]
+    pub(super) no_legend: bool,
+}

@@ -1,0 +1,109 @@
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::fetch::url::ImageUrl;
+use crate::operation::error::OperationError;
+use crate::operation::pull::{DEFAULT_DIRECTORY, PullRequest, name_of_url, plan_pull, pull};
+
+use super::options::{JsonOption, PolicyOption, TrustOptions};
+use super::report::{paths_text, plan_json, plan_text, record_json};
+use super::{Context, Failure, Status};
+
+/// Download an image into memory, verify it there, and attach it
+///
+/// One process downloads, dissects, applies the policy, checks the signature and every data block, and only then makes
+/// devices. Prints their paths, one a line.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// What to download: a raw disk image ('tar' is not there yet)
+    #[arg(value_enum)]
+    kind: Kind,
+
+    /// From where: http or https
+    url: String,
+
+    /// The local name; links begin with NAME.raw [default: from the URL]
+    name: Option<String>,
+
+    /// How to verify the download itself: only 'no' is there yet, and has to be written out
+    #[arg(long, value_name = "MODE", default_value = "signature")]
+    verify: String,
+
+    /// Go on to block devices ('pull' alone is not there yet)
+    #[arg(long)]
+    attach: bool,
+
+    /// Show what would be attached, from parts of the image that the server is asked for
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Place the image in this directory, which must be absent, empty or in a tmpfs
+    #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_DIRECTORY)]
+    image_root: PathBuf,
+
+    /// Trust this certificate authority (PEM) for https instead of the system's; may be repeated
+    #[arg(long, value_name = "FILE")]
+    ca_certificate: Vec<PathBuf>,
+
+    #[command(flatten)]
+    trust: TrustOptions,
+    #[command(flatten)]
+    policy: PolicyOption,
+    #[command(flatten)]
+    json: JsonOption,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Raw,
+    Tar,
+}
+
+impl Arguments {
+    pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
+        let usage = |text: &str| Err(Failure::Operation(OperationError::Usage(text.to_owned())));
+        if self.kind == Kind::Tar {
+            return usage("pulling a tar: not there yet: expected 'raw'");
+        }
+        if self.verify != "no" {
+            return Err(OperationError::Usage(format!(
+                "verifying the download by '{}': not there yet: write --verify=no; the policy then demands that the \
+                 image itself is signed, and refuses it otherwise",
+                self.verify
+            ))
+            .into());
+        }
+        if !self.attach {
+            return usage("pulling without attaching: not there yet: expected --attach");
+        }
+        let url = ImageUrl::parse(&self.url).map_err(|error| OperationError::Usage(format!("{error}")))?;
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => name_of_url(&url)?,
+        };
+        let trust = self.trust.load(context)?;
+        let policy = self.policy.given_or("@verified-boot")?;
+        let request = PullRequest {
+            url,
+            name,
+            directory: self.image_root,
+            policy,
+            ca_certificates: self.ca_certificate,
+        };
+        let output = if self.dry_run {
+            let (reference, plan) = plan_pull(&request, &trust, &context.cancel)?;
+            let value = plan_json(reference.as_str(), &plan);
+            self.json.json.render(&value).unwrap_or_else(|| plan_text(reference.as_str(), &plan))
+        } else {
+            let attached = pull(&request, &trust, &context.observer, &context.cancel)?;
+            self.json
+                .json
+                .render(&record_json(&attached.record))
+                .unwrap_or_else(|| paths_text(&attached.record))
+        };
+        io::stdout().write_all(output.as_bytes())?;
+        Ok(Status::Done)
+    }
+}

@@ -1,0 +1,216 @@
+//! What is said of an image: the same values as JSON and as text.
+
+use serde_json::{Value, json};
+
+use crate::image::assessment::{Assessed, Assessment};
+use crate::image::dissection::{Dissection, Layout, Partition, Standing};
+use crate::image::finding::{Finding, printable};
+use crate::image::plan::ActivationPlan;
+use crate::image::policy::Use;
+use crate::operation::examine::Audited;
+use crate::operation::record::Record;
+
+use super::table::{Table, human_size};
+
+/// The partitions as `audit` and `dissect` print them.
+pub(super) fn partitions_json(dissection: &Dissection, assessment: &Assessment, uses: &[Use]) -> Value {
+    let each = dissection.partitions.iter().zip(&assessment.partitions).zip(uses);
+    each.map(|((partition, assessed), decision)| partition_json(partition, assessed, *decision)).collect()
+}
+
+fn partition_json(partition: &Partition, assessed: &Assessed, decision: Use) -> Value {
+    json!({
+        "number": partition.number.map(|number| number.get()),
+        "designator": partition.designator().map(|designator| designator.as_str()),
+        "type_uuid": partition.type_uuid.map(|uuid| uuid.to_string()),
+        "uuid": partition.uuid.map(|uuid| uuid.to_string()),
+        "label": partition.type_uuid.map(|_| partition.label.to_text()),
+        "architecture": partition.architecture().map(|architecture| architecture.as_str()),
+        "offset": partition.extent.start().bytes(),
+        "size": partition.extent.length().bytes(),
+        "read_only": partition.attributes.read_only(),
+        "growfs": partition.attributes.growfs(),
+        "file_system": content_word(partition),
+        "protection": assessed.protection.as_str(),
+        "use": use_word(decision),
+        "root_hash": assessed.root_hash.as_ref().map(ToString::to_string),
+        "signer": assessed.signer(),
+    })
+}
+
+/// What is in a partition, in the words of blkid and systemd.
+fn content_word(partition: &Partition) -> Option<String> {
+    match partition.superblocks.as_slice() {
+        [] => None,
+        several => Some(several.iter().map(|s| s.kind.as_str().to_owned()).collect::<Vec<_>>().join("+")),
+    }
+}
+
+const fn use_word(decision: Use) -> &'static str {
+    match decision {
+        Use::Used => "used",
+        Use::Unused | Use::Absent => "unused",
+    }
+}
+
+/// The findings as `audit` prints them.
+pub(super) fn findings_json(findings: &[Finding]) -> Value {
+    let one = |finding: &Finding| {
+        json!({
+            "rule": finding.rule.code(),
+            "level": finding.level.as_str(),
+            "partition": finding.partition.map(|number| number.get()),
+            "expected": finding.expected,
+            "found": finding.found,
+            "message": format!("{}; {}", finding.message(), finding.rule.remedy()),
+        })
+    };
+    findings.iter().map(one).collect()
+}
+
+/// The partitions as a table for people.
+pub(super) fn partitions_text(
+    dissection: &Dissection,
+    assessment: &Assessment,
+    uses: &[Use],
+    legend: bool,
+) -> String {
+    let mut table = Table::new(
+        ["NO", "DESIGNATOR", "ARCHITECTURE", "SIZE", "CONTENT", "PROTECTION", "USE", "LABEL", "UUID"],
+        legend,
+    );
+    let mut details = String::new();
+    for ((partition, assessed), decision) in
+        dissection.partitions.iter().zip(&assessment.partitions).zip(uses)
+    {
+        let number = partition.number.map_or_else(String::new, |number| number.to_string());
+        table.push([
+            number.clone(),
+            partition
+                .designator()
+                .map_or_else(|| partition.partition_type.name().unwrap_or_default(), |d| d.to_string()),
+            partition.architecture().map_or_else(String::new, |architecture| architecture.to_string()),
+            human_size(partition.extent.length().bytes()),
+            content_word(partition).unwrap_or_default(),
+            assessed.protection.as_str().to_owned(),
+            use_word(*decision).to_owned(),
+            printable(&partition.label.to_string()),
+            partition.uuid.map_or_else(String::new, |uuid| uuid.to_string()),
+        ]);
+        if let Some(root_hash) = &assessed.root_hash {
+            details.push_str(&format!("partition {number}: root hash {root_hash}\n"));
+            details.push_str(&format!("partition {number}: {}\n", authentication_text(assessed)));
+        }
+        if let Standing::Passed(reason) = partition.standing {
+            details.push_str(&format!("partition {number}: not used: {}\n", reason.reason()));
+        }
+    }
+    format!("{}{details}", table.render())
+}
+
+fn authentication_text(assessed: &Assessed) -> String {
+    match &assessed.authenticated {
+        Some(authenticated) => authenticated.by().to_string(),
+        None => "nobody vouches for this root hash".to_owned(),
+    }
+}
+
+/// How an image is divided, in one line.
+pub(super) fn layout_text(dissection: &Dissection) -> String {
+    let size = human_size(dissection.image_size.bytes());
+    match &dissection.layout {
+        Layout::Bare => format!("{size}, no partition table"),
+        Layout::Table { disk_uuid, sector_size, .. } => {
+            format!("{size}, GPT, sectors of {sector_size} bytes, disk {disk_uuid}")
+        }
+    }
+}
+
+/// A verdict with its findings, for people.
+pub(super) fn audit_text(image: &str, policy: Option<&str>, audited: &Audited) -> String {
+    let mut text = format!("{image}: {}\n", audited.verdict.as_str());
+    match policy {
+        Some(policy) => text.push_str(&format!("  policy: {policy}\n")),
+        None => text.push_str("  no policy: nothing was required of this image\n"),
+    }
+    for finding in &audited.findings {
+        text.push_str(&format!("  {} {}: {}\n", finding.rule, finding.level, printable(&finding.message())));
+        text.push_str(&format!("    {}\n", finding.rule.remedy()));
+    }
+    text
+}
+
+/// A plan, for people.
+pub(super) fn plan_text(reference: &str, plan: &ActivationPlan) -> String {
+    let mut text = format!(
+        "plan for '{reference}' under policy '{}': {} read-only device(s) of an image of {}\n",
+        plan.policy,
+        plan.devices.len(),
+        human_size(plan.image_size.bytes())
+    );
+    for device in &plan.devices {
+        let links = match device.number {
+            Some(number) => format!("{reference}-part{number}, {reference}-{}", device.designator),
+            None => reference.to_owned(),
+        };
+        let file_system =
+            device.file_system.map_or("no known file system", |file_system| file_system.as_str());
+        text.push_str(&format!(
+            "  {}: {} of {}, {}, {file_system}\n    links below /dev/disk/by-loop-ref: {links}\n",
+            device.designator,
+            device.extent,
+            human_size(plan.image_size.bytes()),
+            device.protection.as_str(),
+        ));
+        if let Some(verity) = &device.verity {
+            text.push_str(&format!("    root hash {}\n", verity.set.root_hash));
+            let by = verity
+                .authenticated
+                .as_ref()
+                .map_or("nobody vouches for it".to_owned(), |a| a.by().to_string());
+            text.push_str(&format!("    {by}\n"));
+        }
+    }
+    text.push_str("  everything else in the image stays invisible\n");
+    text
+}
+
+/// A plan, for programs.
+pub(super) fn plan_json(reference: &str, plan: &ActivationPlan) -> Value {
+    let devices: Vec<Value> = plan
+        .devices
+        .iter()
+        .map(|device| {
+            json!({
+                "partition": device.number.map(|number| number.get()),
+                "designator": device.designator.as_str(),
+                "offset": device.extent.start().bytes(),
+                "size": device.extent.length().bytes(),
+                "read_only": true,
+                "protection": device.protection.as_str(),
+                "file_system": device.file_system.map(|file_system| file_system.as_str()),
+                "root_hash": device.verity.as_ref().map(|verity| verity.set.root_hash.to_string()),
+                "signer": device.signer,
+            })
+        })
+        .collect();
+    json!({
+        "reference": reference,
+        "policy": plan.policy,
+        "image_size": plan.image_size.bytes(),
+        "sector_size": plan.sector_size.bytes(),
+        "devices": devices,
+        "findings": findings_json(&plan.findings),
+    })
+}
+
+/// The device paths of a record, one a line.
+pub(super) fn paths_text(record: &Record) -> String {
+    let paths = record.devices.iter().filter_map(|device| device.path.as_ref());
+    paths.map(|path| format!("{}\n", path.display())).collect()
+}
+
+/// A record, for programs.
+pub(super) fn record_json(record: &Record) -> Value {
+    serde_json::to_value(record).unwrap_or_default()
+}

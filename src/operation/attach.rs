@@ -1,0 +1,218 @@
+//! Attaching an image file: a copy in memory that nobody can change, verified there, then its devices.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use crate::format::loop_reference::LoopReference;
+use crate::format::units::{ByteLength, ByteOffset, Extent};
+use crate::image::plan::ActivationPlan;
+use crate::image::presets::RequestedPolicy;
+use crate::kernel::memory::{MemoryFile, available_memory};
+
+use super::activate::{Attached, Reservation, device_references};
+use super::cancel::Cancel;
+use super::detach::detach_stale;
+use super::error::OperationError;
+use super::fault;
+use super::observer::Observer;
+use super::source::{ImageFile, ImageSource};
+use super::trust_store::TrustStore;
+use super::verified_image::{ImmutableImage, VerifiedImage, plan};
+
+/// How much is copied at once.
+const PIECE: u64 = 1 << 20;
+
+/// What is to be attached, and how.
+#[derive(Debug)]
+pub struct AttachRequest {
+    /// The image.
+    pub image: PathBuf,
+    /// The name of the links; `None` for the file's own name.
+    pub reference: Option<LoopReference>,
+    /// What is required of the image.
+    pub policy: RequestedPolicy,
+}
+
+/// The reference that an attachment of this file has unless another one is given: its name.
+///
+/// # Errors
+/// [`OperationError::Usage`] where the name cannot be a reference.
+pub fn default_reference(image: &std::path::Path) -> Result<LoopReference, OperationError> {
+    let name = image.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.parse().map_err(|error| {
+        OperationError::Usage(format!(
+            "naming the devices of '{}': {error}: give another name with --loop-ref=",
+            image.display()
+        ))
+    })
+}
+
+/// What [`attach`] would do.
+///
+/// # Errors
+/// As [`attach`], as far as it can be known.
+pub fn plan_attach(
+    request: &AttachRequest,
+    trust: &TrustStore,
+    cancel: &Cancel,
+) -> Result<(LoopReference, ActivationPlan), OperationError> {
+    let reference = match &request.reference {
+        Some(reference) => reference.clone(),
+        None => default_reference(&request.image)?,
+    };
+    let image = ImageFile::open(&request.image)?;
+    let plan = plan(&image, trust, &request.policy, cancel)?;
+    device_references(&reference, &plan)?;
+    Ok((reference, plan))
+}
+
+/// Attaches an image file.
+///
+/// # Errors
+/// [`OperationError`]; nothing is left behind then.
+pub fn attach(
+    request: &AttachRequest,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Attached, OperationError> {
+    detach_stale()?;
+    // A look at the file refuses early what is to be refused. It is a hint: what counts is done again on the copy.
+    let (reference, _) = plan_attach(request, trust, cancel)?;
+    let image = ImageFile::open(&request.image)?;
+    let source = std::fs::canonicalize(&request.image)
+        .map_err(|source| OperationError::system("resolving", &request.image, source))?
+        .display()
+        .to_string();
+    let reservation = Reservation::make(&reference, &source)?;
+    let verified = copy_into_memory(&image, &source, request, trust, observer, cancel)
+        .and_then(|copy| VerifiedImage::verify(copy, trust, &request.policy, observer, cancel))
+        .and_then(|verified| fault::point("attach:verified").map(|()| verified));
+    match verified {
+        Ok(verified) => reservation.activate(&verified, observer, cancel),
+        Err(cause) => Err(reservation.undo(cause)),
+    }
+}
+
+/// Copies what dissection reads and what is planned into a sealed memory file. What is neither stays a hole.
+fn copy_into_memory(
+    image: &ImageFile,
+    source: &str,
+    request: &AttachRequest,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<ImmutableImage, OperationError> {
+    let memory = |source| OperationError::system("copying into memory", &request.image, source);
+    let recorder = Recorder { image, extents: Mutex::new(Vec::new()) };
+    let plan = plan(&recorder, trust, &request.policy, cancel)?;
+    let mut extents = recorder.extents.into_inner().unwrap_or_default();
+    for device in &plan.devices {
+        extents.push(device.extent);
+        extents.extend(device.verity.as_ref().map(|verity| verity.set.tree_extent));
+    }
+    let extents = merged(extents);
+    let needed = extents.iter().map(|extent| extent.length().bytes()).sum::<u64>();
+    let available = available_memory().map_err(memory_error(&request.image))?.bytes();
+    if needed > available {
+        let problem = format!("{needed} bytes of memory are needed and {available} can be had");
+        return Err(OperationError::state("copying into memory", request.image.display(), problem));
+    }
+    let file = MemoryFile::create("ddictl", image.size()).map_err(memory_error(&request.image))?;
+    observer.started("copying into memory", Some(ByteLength::new(needed)));
+    let copied = copy(image, &file, &extents, observer, cancel);
+    observer.finished();
+    copied?;
+    fault::point("attach:copied")?;
+    let sealed = file.seal().map_err(memory_error(&request.image))?;
+    let copy = sealed.file().try_clone().map_err(memory)?;
+    Ok(ImmutableImage::new(copy, source, image.size(), None))
+}
+
+fn memory_error(
+    path: &std::path::Path,
+) -> impl FnOnce(crate::kernel::memory::MemoryError) -> OperationError + '_ {
+    move |source| OperationError::system("copying into memory", path, source)
+}
+
+fn copy(
+    image: &ImageFile,
+    file: &MemoryFile,
+    extents: &[Extent],
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<(), OperationError> {
+    let mut buffer = Vec::new();
+    for extent in extents {
+        let mut offset = extent.start().bytes();
+        while offset < extent.end().bytes() {
+            cancel.check()?;
+            let length = extent.end().bytes().saturating_sub(offset).min(PIECE);
+            buffer.resize(usize::try_from(length).unwrap_or_default(), 0);
+            image.read_at(ByteOffset::new(offset), &mut buffer)?;
+            // Zeros are there already, at no cost.
+            if buffer.iter().any(|byte| *byte != 0) {
+                file.write_at(&buffer, offset)
+                    .map_err(|source| OperationError::system("copying into memory", image.path(), source))?;
+            }
+            observer.advanced(ByteLength::new(length));
+            offset = offset.saturating_add(length);
+        }
+    }
+    Ok(())
+}
+
+/// Remembers what was read of an image.
+struct Recorder<'a> {
+    image: &'a ImageFile,
+    extents: Mutex<Vec<Extent>>,
+}
+
+impl ImageSource for Recorder<'_> {
+    fn size(&self) -> ByteLength {
+        self.image.size()
+    }
+
+    fn name(&self) -> &str {
+        self.image.name()
+    }
+
+    fn read(&self, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError> {
+        if let Ok(mut seen) = self.extents.lock() {
+            seen.extend_from_slice(extents);
+        }
+        self.image.read(extents)
+    }
+}
+
+/// The same bytes in extents that neither overlap nor touch, in order.
+fn merged(mut extents: Vec<Extent>) -> Vec<Extent> {
+    extents.sort();
+    let mut merged: Vec<Extent> = Vec::new();
+    for extent in extents {
+        match merged.last_mut() {
+            Some(last) if extent.start() <= last.end() => {
+                let end = last.end().max(extent.end());
+                let length = end.checked_distance_from(last.start()).unwrap_or(last.length());
+                *last = Extent::new(last.start(), length).unwrap_or(*last);
+            }
+            _ => merged.push(extent),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extent(start: u64, length: u64) -> Extent {
+        Extent::new(ByteOffset::new(start), ByteLength::new(length)).unwrap()
+    }
+
+    #[test]
+    fn overlapping_and_touching_extents_become_one() {
+        let extents = vec![extent(10, 5), extent(0, 4), extent(15, 1), extent(12, 1), extent(2, 3)];
+        assert_eq!(merged(extents), [extent(0, 5), extent(10, 6)]);
+    }
+}

@@ -1,0 +1,227 @@
+//! Taking attachments down, and reaping what processes that died left behind.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::format::loop_reference::LoopReference;
+use crate::kernel::device_number::DeviceNumber;
+use crate::kernel::loop_device::{self, DetachError, Holders, Identity, LoopStatus};
+use crate::kernel::mount;
+use crate::kernel::placed_file;
+
+use super::activate::{LINK_DIRECTORY, wait_for_links_to_go};
+use super::error::OperationError;
+use super::fault;
+use super::record::{Placed, Record, RecordStore, State};
+
+/// How long the kernel may take to unbind a device that udev is looking at.
+pub(super) const UNBIND_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a detach came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detachment {
+    /// The attachment of this reference is gone.
+    Detached(String),
+    /// There was none.
+    NotAttached,
+}
+
+/// Takes down the attachment that `what` names: a reference, one of its links or devices, or the image file.
+///
+/// # Errors
+/// [`OperationError::State`] naming who holds a device: nothing has changed then.
+pub fn detach(what: &str) -> Result<Detachment, OperationError> {
+    let store = RecordStore::open()?;
+    let _lock = store.lock()?;
+    let Some(record) = find(&store, what)? else {
+        return Ok(Detachment::NotAttached);
+    };
+    if record.state == State::Pending && record.owner_is_alive() {
+        let problem = format!("process {} is still attaching it: stop that one", record.owner.pid);
+        return Err(OperationError::state("detaching", &record.reference, problem));
+    }
+    let reference = record.reference.clone();
+    take_down(&store, record)?;
+    Ok(Detachment::Detached(reference))
+}
+
+/// What [`detach`], or for `None` [`detach_stale`], would take down, a line each.
+///
+/// # Errors
+/// [`OperationError::System`] where the records or devices cannot be read.
+pub fn plan_detach(what: Option<&str>) -> Result<Vec<String>, OperationError> {
+    let store = RecordStore::read_only();
+    let records = match what {
+        Some(what) => find(&store, what)?.into_iter().collect(),
+        None => {
+            let mut stale = Vec::new();
+            for record in store.all()? {
+                if is_stale(&record)? {
+                    stale.push(record);
+                }
+            }
+            stale
+        }
+    };
+    let mut lines = Vec::new();
+    for record in records {
+        let devices: Vec<String> =
+            bound(&record)?.iter().map(|status| format!("/dev/loop{}", status.number)).collect();
+        let placed = record.placed.map(|placed| placed.path.display().to_string());
+        let objects: Vec<String> = devices.into_iter().chain(placed).collect();
+        lines.push(format!("'{}': {}", record.reference, objects.join(", ")));
+    }
+    Ok(lines)
+}
+
+/// Takes down what was left behind by processes that died, and records whose devices are gone. Gives the references.
+///
+/// # Errors
+/// As [`detach`], for the first that fails.
+pub fn detach_stale() -> Result<Vec<String>, OperationError> {
+    let store = RecordStore::open()?;
+    let _lock = store.lock()?;
+    let mut reaped = Vec::new();
+    for record in store.all()? {
+        if is_stale(&record)? {
+            reaped.push(record.reference.clone());
+            take_down(&store, record)?;
+        }
+    }
+    Ok(reaped)
+}
+
+fn is_stale(record: &Record) -> Result<bool, OperationError> {
+    if record.state != State::Ready {
+        return Ok(!record.owner_is_alive());
+    }
+    Ok(bound(record)?.is_empty())
+}
+
+/// The loop devices of a record that are still the recorded ones.
+fn bound(record: &Record) -> Result<Vec<LoopStatus>, OperationError> {
+    let listed =
+        loop_device::list().map_err(|source| OperationError::system("listing", "/sys/block", source))?;
+    Ok(listed
+        .into_iter()
+        .filter(|status| {
+            let reference = status.reference().unwrap_or_default();
+            record.device(reference).is_some()
+                && record.image.device == status.backing_device.to_string()
+                && record.image.inode == status.backing_inode
+        })
+        .collect())
+}
+
+/// The record that a word of the user's means.
+fn find(store: &RecordStore, what: &str) -> Result<Option<Record>, OperationError> {
+    if let Ok(reference) = LoopReference::observed(what.as_bytes())
+        && let Some(record) = store.find(&reference)
+    {
+        return Ok(Some(record));
+    }
+    let resolved = fs::canonicalize(what).unwrap_or_else(|_| PathBuf::from(what));
+    let below = Path::new(LINK_DIRECTORY);
+    let matches = |record: &Record| {
+        let placed = record.placed.as_ref().is_some_and(|placed| placed.path == resolved);
+        let source = Path::new(&record.image.source) == resolved;
+        placed
+            || source
+            || record.devices.iter().any(|device| {
+                device.path.as_deref() == Some(resolved.as_path())
+                    || device.reference == what
+                    || below.join(&device.reference) == resolved
+            })
+    };
+    let mut found: Vec<Record> = store.all()?.into_iter().filter(matches).collect();
+    if found.len() > 1 {
+        let names: Vec<&str> = found.iter().map(|record| record.reference.as_str()).collect();
+        let problem = format!("it is attached several times, as {}: name one of them", names.join(", "));
+        return Err(OperationError::state("detaching", what, problem));
+    }
+    Ok(found.pop())
+}
+
+fn take_down(store: &RecordStore, mut record: Record) -> Result<(), OperationError> {
+    let devices = bound(&record)?;
+    for device in &devices {
+        let holders = Holders::of(device.device);
+        if holders != Holders::default() {
+            let problem = format!("/dev/loop{} is in use: {holders}", device.number);
+            return Err(OperationError::state("detaching", &record.reference, problem));
+        }
+    }
+    fault::point("detach:before")?;
+    record.state = State::Stopping;
+    record.owner = super::record::Owner::this_process()?;
+    store.write(&record)?;
+    fault::point("detach:stopping")?;
+    let numbers: Vec<DeviceNumber> = devices.iter().map(|device| device.device).collect();
+    let deadline = Instant::now() + UNBIND_DEADLINE;
+    for device in &devices {
+        detach_device(&record.reference, device.number, &device.identity(), deadline)?;
+        fault::point("detach:device")?;
+    }
+    wait_for_links_to_go(&numbers);
+    if let Some(placed) = &record.placed {
+        remove_placed(placed)?;
+        fault::point("detach:placed")?;
+    }
+    store.remove(&record.reference)
+}
+
+fn detach_device(
+    reference: &str,
+    number: u32,
+    identity: &Identity,
+    deadline: Instant,
+) -> Result<(), OperationError> {
+    match loop_device::detach(number, identity, deadline) {
+        Ok(_) => Ok(()),
+        Err(error @ DetachError::InUse { .. }) => {
+            Err(OperationError::state("detaching", reference, format!("{error}: release it first")))
+        }
+        Err(source) => Err(OperationError::system("detaching", format!("/dev/loop{number}"), source)),
+    }
+}
+
+/// Removes a file that was placed for an attachment, and the tmpfs that was made for it. What is gone is gone.
+pub(super) fn remove_placed(placed: &Placed) -> Result<(), OperationError> {
+    match File::open(&placed.path) {
+        Ok(file) => {
+            placed_file::clear_immutable(file.as_fd())
+                .map_err(|source| OperationError::system("removing", &placed.path, source))?;
+            match fs::remove_file(&placed.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(OperationError::system("removing", &placed.path, error));
+                }
+                _ => {}
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(OperationError::system("removing", &placed.path, error)),
+    }
+    let Some(directory) = &placed.tmpfs else {
+        return Ok(());
+    };
+    let mounted = mount::is_mount_point(directory)
+        .map_err(|source| OperationError::system("examining", directory, source))?;
+    // Somebody else may have put files there since; then the tmpfs stays, for them.
+    let is_empty = fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
+    if mounted && is_empty {
+        mount::unmount(directory)
+            .map_err(|source| OperationError::system("unmounting", directory, source))?;
+    }
+    if placed.directory_created && is_empty {
+        match fs::remove_dir(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(OperationError::system("removing", directory, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! What can go wrong with an operation, by who has to act: the user, the maker of the image, or this machine.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::fetch::error::FetchError;
+use crate::image::finding::Finding;
+use crate::image::plan::Refusal;
+use crate::image::survey::Malformed;
+
+use super::cancel::Interrupted;
+
+/// Why an operation did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperationError {
+    /// The image is not acceptable as a whole.
+    #[error("examining '{image}': {}", explain(.source))]
+    Malformed {
+        /// Which image.
+        image: String,
+        /// The rule that it breaks.
+        #[source]
+        source: Malformed,
+    },
+    /// The image is refused by policy, signature or integrity.
+    #[error("using '{image}': {refusal}")]
+    Refused {
+        /// Which image.
+        image: String,
+        /// Every reason.
+        refusal: Box<Refusal>,
+    },
+    /// The contents of the image are not what its root hash says.
+    #[error("verifying '{image}': {}: {}", .finding.rule.code(), explain_finding(.finding))]
+    Integrity {
+        /// Which image.
+        image: String,
+        /// What differs.
+        finding: Box<Finding>,
+    },
+    /// What was asked for makes no sense, or is not there in this version.
+    #[error("{0}")]
+    Usage(String),
+    /// Something in the way that the user can move.
+    #[error("{doing} '{object}': {problem}")]
+    State {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        object: String,
+        /// What is in the way and what to do about it.
+        problem: String,
+    },
+    /// The system refused.
+    #[error("{doing} '{object}'")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        object: String,
+        /// What the system said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The network or the server failed.
+    #[error("fetching '{url}'")]
+    Fetch {
+        /// From where, without credentials.
+        url: String,
+        /// What went wrong.
+        #[source]
+        source: FetchError,
+    },
+    /// A signal arrived.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// Undoing failed as well.
+    #[error("{cause}; and undoing it: {undoing}")]
+    Undo {
+        /// What went wrong first.
+        #[source]
+        cause: Box<OperationError>,
+        /// What went wrong then.
+        undoing: String,
+    },
+}
+
+fn explain(malformed: &Malformed) -> String {
+    format!("{}: {}", malformed.finding.rule.code(), explain_finding(&malformed.finding))
+}
+
+fn explain_finding(finding: &Finding) -> String {
+    format!("{}\n  {}", finding.message(), finding.rule.remedy())
+}
+
+impl OperationError {
+    /// The system refused to do something to a file.
+    pub fn system(
+        doing: &'static str,
+        object: impl AsRef<Path>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::System { doing, object: object.as_ref().display().to_string(), source: source.into() }
+    }
+
+    /// Something is in the way.
+    pub fn state(doing: &'static str, object: impl ToString, problem: impl Into<String>) -> Self {
+        Self::State { doing, object: object.to_string(), problem: problem.into() }
+    }
+
+    /// The error with all that caused it, on one line.
+    #[must_use]
+    pub fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        text
+    }
+
+    /// Whether the image itself is at fault.
+    #[must_use]
+    pub fn is_about_the_image(&self) -> bool {
+        match self {
+            Self::Malformed { .. } | Self::Refused { .. } | Self::Integrity { .. } => true,
+            Self::Undo { cause, .. } => cause.is_about_the_image(),
+            _ => false,
+        }
+    }
+}
+
+/// A file that could not be read, with its name.
+pub(super) fn reading(path: &Path) -> impl FnOnce(io::Error) -> OperationError + '_ {
+    move |source| OperationError::system("reading", path, source)
+}
+
+/// The name of an image for messages.
+pub(super) fn image_name(path: &Path) -> String {
+    PathBuf::from(path).display().to_string()
+}

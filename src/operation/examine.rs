@@ -1,0 +1,162 @@
+//! Looking at an image without touching it: dissection, assessment, audit.
+
+use crate::format::architecture::Architecture;
+use crate::image::assessment::{Assessment, assess};
+use crate::image::dissection::Dissection;
+use crate::image::finding::{Finding, Level};
+use crate::image::plan::{Evaluation, evaluate};
+use crate::image::presets::RequestedPolicy;
+use crate::image::survey::{Malformed, SurveyOptions};
+
+use super::cancel::Cancel;
+use super::error::OperationError;
+use super::observer::Observer;
+use super::source::{ImageFile, ImageSource, survey};
+use super::trust_store::TrustStore;
+use super::verify::verify_data;
+
+/// An image as it is: what is in it and how that is protected.
+#[derive(Debug)]
+pub struct Examined {
+    /// What is in it.
+    pub dissection: Dissection,
+    /// How it is protected.
+    pub assessment: Assessment,
+}
+
+/// The architecture of this machine, whose partitions are preferred.
+///
+/// # Errors
+/// [`OperationError::State`] on an architecture that the Discoverable Partitions Specification does not know.
+pub fn native_architecture() -> Result<Architecture, OperationError> {
+    let name = std::env::consts::ARCH;
+    Architecture::from_machine(name).ok_or_else(|| {
+        OperationError::state(
+            "choosing partitions for",
+            name,
+            "the specification has no partition types for it",
+        )
+    })
+}
+
+/// What a survey is told of the caller's trust.
+///
+/// # Errors
+/// As [`native_architecture`].
+pub fn survey_options(trust: &TrustStore) -> Result<SurveyOptions, OperationError> {
+    Ok(SurveyOptions {
+        root_hash: trust.settings().root_hash.clone(),
+        usr_hash: trust.settings().usr_hash.clone(),
+        ..SurveyOptions::new(native_architecture()?)
+    })
+}
+
+/// Looks at an image.
+///
+/// # Errors
+/// [`OperationError::Malformed`], or what reading said.
+pub fn examine(
+    source: &dyn ImageSource,
+    trust: &TrustStore,
+    cancel: &Cancel,
+) -> Result<Examined, OperationError> {
+    let dissection = survey(source, survey_options(trust)?, cancel)?;
+    let assessment = assess(&dissection, &trust.trust());
+    Ok(Examined { dissection, assessment })
+}
+
+/// What an audit comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The policy accepts the image.
+    Accept,
+    /// The policy, a signature or the contents refuse it.
+    Refuse,
+    /// The image is not acceptable under any policy.
+    Malformed,
+    /// No policy was given, and nothing was required of the image.
+    NotJudged,
+}
+
+impl Verdict {
+    /// The word that reports use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Refuse => "refuse",
+            Self::Malformed => "malformed",
+            Self::NotJudged => "not-judged",
+        }
+    }
+}
+
+/// What an audit found.
+#[derive(Debug)]
+pub struct Audited {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The image; `None` where it is malformed.
+    pub examined: Option<Examined>,
+    /// What the policy says; `None` where there is no policy, or where the image is malformed.
+    pub evaluation: Option<Evaluation>,
+    /// Everything remarkable, gravest first.
+    pub findings: Vec<Finding>,
+}
+
+/// Judges an image by a policy, if there is one; `deep` also checks every data block.
+///
+/// # Errors
+/// What reading said. What is wrong with the image itself is part of the result.
+pub fn audit(
+    image: &ImageFile,
+    trust: &TrustStore,
+    policy: Option<&RequestedPolicy>,
+    deep: bool,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Audited, OperationError> {
+    let examined = match examine(image, trust, cancel) {
+        Ok(examined) => examined,
+        Err(OperationError::Malformed { source: Malformed { finding }, .. }) => {
+            let verdict = Verdict::Malformed;
+            return Ok(Audited { verdict, examined: None, evaluation: None, findings: vec![finding] });
+        }
+        Err(error) => return Err(error),
+    };
+    let evaluation = policy.map(|policy| evaluate(&examined.dissection, &examined.assessment, policy));
+    let mut corrupt = Vec::new();
+    if deep {
+        for set in &examined.dissection.verity {
+            match verify_data(image, set, observer, cancel) {
+                Ok(_) => {}
+                Err(OperationError::Integrity { finding, .. }) => corrupt.push(*finding),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let verdict = match &evaluation {
+        _ if !corrupt.is_empty() => Verdict::Refuse,
+        None => Verdict::NotJudged,
+        Some(evaluation) if evaluation.refusals.is_empty() => Verdict::Accept,
+        Some(_) => Verdict::Refuse,
+    };
+    let mut findings = examined.dissection.findings.clone();
+    findings.extend(examined.assessment.findings.iter().cloned());
+    for refusal in evaluation.iter().flat_map(|evaluation| &evaluation.refusals) {
+        if !findings.contains(refusal) {
+            findings.push(refusal.clone());
+        }
+    }
+    findings.append(&mut corrupt);
+    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.level), finding.rule, finding.partition));
+    Ok(Audited { verdict, examined: Some(examined), evaluation, findings })
+}
+
+impl Audited {
+    /// Whether something at least as grave as `level` was found.
+    #[must_use]
+    pub fn has(&self, level: Level) -> bool {
+        self.findings.iter().any(|finding| finding.level >= level)
+    }
+}

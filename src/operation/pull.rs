@@ -1,0 +1,359 @@
+//! Pulling an image from a server into memory, verifying it there, and attaching it, in one process.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use sha2::{Digest, Sha256};
+
+use crate::fetch::body::Body;
+use crate::fetch::certificates::CertificateAuthorities;
+use crate::fetch::client::{Cancellation, HttpClient, HttpOptions};
+use crate::fetch::error::FetchError;
+use crate::fetch::range::RangeReader;
+use crate::fetch::url::ImageUrl;
+use crate::format::loop_reference::LoopReference;
+use crate::format::units::{ByteLength, Extent};
+use crate::image::plan::ActivationPlan;
+use crate::image::presets::RequestedPolicy;
+use crate::kernel::memory::available_memory;
+use crate::kernel::mount::{self, OwnTmpfs};
+use crate::kernel::placed_file::{self, AnonymousFile};
+
+use super::activate::{Attached, Reservation, device_references};
+use super::cancel::Cancel;
+use super::detach::detach_stale;
+use super::error::OperationError;
+use super::fault;
+use super::observer::Observer;
+use super::record::Placed;
+use super::source::ImageSource;
+use super::trust_store::TrustStore;
+use super::verified_image::{ImmutableImage, VerifiedImage, plan};
+
+/// Where images of the class `machine` are placed that do not outlive the boot.
+pub const DEFAULT_DIRECTORY: &str = "/run/machines";
+/// What is taken off the end of a URL to name an image.
+const SUFFIXES: [&str; 10] =
+    [".xz", ".gz", ".bz2", ".zst", ".sysext.raw", ".confext.raw", ".raw", ".qcow2", ".img", ".bin"];
+/// What a tmpfs needs beside the pages of its one file.
+const TMPFS_SLACK: u64 = 1 << 20;
+/// What is left to the rest of the system where the server does not tell the size, in parts of what is available.
+const RESERVED_PART: u64 = 8;
+/// Runs of zeros shorter than this are written as they are.
+const HOLE: usize = 4096;
+
+/// What is to be pulled, and how.
+#[derive(Debug)]
+pub struct PullRequest {
+    /// From where.
+    pub url: ImageUrl,
+    /// The local name, without `.raw`.
+    pub name: String,
+    /// Where the file is placed.
+    pub directory: PathBuf,
+    /// What is required of the image.
+    pub policy: RequestedPolicy,
+    /// Certificate authorities for https; empty for the system's.
+    pub ca_certificates: Vec<PathBuf>,
+}
+
+/// The local name that a URL gives: its last component without the suffixes of images.
+///
+/// # Errors
+/// [`OperationError::Usage`] where nothing is left.
+pub fn name_of_url(url: &ImageUrl) -> Result<String, OperationError> {
+    let file = url.file_name().unwrap_or_default();
+    let mut name = file.as_str();
+    while let Some(shorter) = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)) {
+        name = shorter;
+    }
+    if name.is_empty() {
+        return Err(OperationError::Usage(format!(
+            "naming the image of '{url}': the URL has no file name: give a NAME"
+        )));
+    }
+    Ok(name.to_owned())
+}
+
+/// The reference of a pulled image: its file name, as systemd has it.
+///
+/// # Errors
+/// [`OperationError::Usage`] where it cannot be one.
+pub fn reference_of(name: &str) -> Result<LoopReference, OperationError> {
+    format!("{name}.raw").parse().map_err(|error| {
+        OperationError::Usage(format!("naming the devices of '{name}': {error}: give another NAME"))
+    })
+}
+
+/// What [`pull`] would do, from what the server answers to requests for parts of the image.
+///
+/// # Errors
+/// As [`pull`], as far as it can be known without the whole image.
+pub fn plan_pull(
+    request: &PullRequest,
+    trust: &TrustStore,
+    cancel: &Cancel,
+) -> Result<(LoopReference, ActivationPlan), OperationError> {
+    let reference = reference_of(&request.name)?;
+    let client = client(request, cancel);
+    let reader = RangeReader::open(&client, &request.url).map_err(fetching(&request.url))?;
+    let source =
+        RemoteImage { name: request.url.to_string(), size: reader.total(), reader: Mutex::new(reader) };
+    let plan = plan(&source, trust, &request.policy, cancel)?;
+    device_references(&reference, &plan)?;
+    Ok((reference, plan))
+}
+
+/// Pulls, verifies and attaches an image.
+///
+/// # Errors
+/// [`OperationError`]; nothing is left behind then.
+pub fn pull(
+    request: &PullRequest,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Attached, OperationError> {
+    detach_stale()?;
+    let reference = reference_of(&request.name)?;
+    let target = request.directory.join(reference.as_str());
+    if target.symlink_metadata().is_ok() {
+        let problem = "it is there already: detach it, remove it, or choose another NAME";
+        return Err(OperationError::state("placing the image as", target.display(), problem));
+    }
+    let body = client(request, cancel).get(&request.url).map_err(fetching(&request.url))?;
+    let room = room_for(body.total(), &request.url)?;
+    let mut reservation = Reservation::make(&reference, &request.url.to_string())?;
+    let verified = place(body, request, &target, room, &mut reservation, observer, cancel)
+        .and_then(|image| verify_and_link(image, request, trust, observer, cancel));
+    match verified {
+        Ok(verified) => reservation.activate(&verified, observer, cancel),
+        Err(cause) => Err(reservation.undo(cause)),
+    }
+}
+
+/// The size of the tmpfs for an image, if there is memory for it.
+fn room_for(total: Option<u64>, url: &ImageUrl) -> Result<ByteLength, OperationError> {
+    let available = available_memory()
+        .map_err(|source| OperationError::system("finding the free memory for", url.to_string(), source))?
+        .bytes();
+    let reserve = available / RESERVED_PART;
+    let needed = total.map(|total| total.saturating_add(TMPFS_SLACK));
+    match needed {
+        Some(needed) if needed > available => {
+            let problem = format!("the image needs {needed} bytes of memory, and {available} can be had");
+            Err(OperationError::state("making room for", url, problem))
+        }
+        Some(needed) => Ok(ByteLength::new(needed)),
+        None => Ok(ByteLength::new(available.saturating_sub(reserve))),
+    }
+}
+
+/// An image that has arrived and has no name yet.
+struct Arrived {
+    file: AnonymousFile,
+    name: OsString,
+    size: ByteLength,
+    digest: String,
+}
+
+/// Writes the body to a file without a name, in memory.
+fn place(
+    mut body: Body,
+    request: &PullRequest,
+    target: &Path,
+    room: ByteLength,
+    reservation: &mut Reservation,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Arrived, OperationError> {
+    let directory = &request.directory;
+    let at = |doing| move |source| OperationError::system(doing, directory, source);
+    let absent = !directory.try_exists().map_err(at("examining"))?;
+    let free = absent || is_free(directory)?;
+    reservation.will_place(Placed {
+        path: target.to_owned(),
+        tmpfs: free.then(|| directory.clone()),
+        directory_created: absent,
+    })?;
+    fault::point("pull:recorded")?;
+    let root = if free {
+        let tmpfs = OwnTmpfs::mount_on(directory, room, 0o755)
+            .map_err(|source| OperationError::system("mounting a tmpfs on", directory, source))?;
+        let root = tmpfs.root().map_err(|source| OperationError::system("opening", directory, source))?;
+        // The record names it: undoing takes it down, also after this process died.
+        tmpfs.keep();
+        root
+    } else {
+        fs::File::open(directory).map_err(at("opening"))?
+    };
+    fault::point("pull:mounted")?;
+    let in_memory = mount::is_tmpfs(root.as_fd())
+        .map_err(|source| OperationError::system("examining", directory, source))?;
+    if !in_memory {
+        let problem = "expected a tmpfs, because what is attached must not change after it was verified: \
+                       choose an empty directory or one in a tmpfs with --image-root=";
+        return Err(OperationError::state("placing an image in", directory.display(), problem));
+    }
+    let file = AnonymousFile::create_in(root.as_fd())
+        .map_err(|source| OperationError::system("making a file in", directory, source))?;
+    let total = body.total().map(ByteLength::new);
+    observer.started("downloading", total);
+    let received = receive(&mut body, file.file(), &request.url, observer, cancel);
+    observer.finished();
+    let (size, digest) = received?;
+    fault::point("pull:received")?;
+    Ok(Arrived { file, name: target.file_name().map(OsStr::to_owned).unwrap_or_default(), size, digest })
+}
+
+/// Whether a directory is empty and nothing is mounted on it.
+fn is_free(directory: &Path) -> Result<bool, OperationError> {
+    let mut entries =
+        fs::read_dir(directory).map_err(|source| OperationError::system("reading", directory, source))?;
+    let mounted = mount::is_mount_point(directory)
+        .map_err(|source| OperationError::system("examining", directory, source))?;
+    Ok(entries.next().is_none() && !mounted)
+}
+
+fn receive(
+    body: &mut Body,
+    file: &fs::File,
+    url: &ImageUrl,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<(ByteLength, String), OperationError> {
+    let mut digest = Sha256::new();
+    let mut offset = 0_u64;
+    loop {
+        cancel.check()?;
+        let chunk = body.chunk().map_err(fetching(url))?;
+        if chunk.is_empty() {
+            break;
+        }
+        if offset == 0 {
+            refuse_other_formats(chunk, url)?;
+        }
+        digest.update(chunk);
+        write_sparse(file, chunk, offset).map_err(|source| match source.kind() {
+            io::ErrorKind::StorageFull => OperationError::state(
+                "writing the image of",
+                url,
+                format!("no room is left after {offset} bytes: the image does not fit into memory"),
+            ),
+            _ => OperationError::system("writing the image of", url.to_string(), source),
+        })?;
+        let length = chunk.len();
+        offset = offset.saturating_add(ByteLength::of(chunk).bytes());
+        observer.advanced(ByteLength::of(chunk));
+        body.consume(length);
+    }
+    file.set_len(offset)
+        .map_err(|source| OperationError::system("writing the image of", url.to_string(), source))?;
+    let digest = data_encoding::HEXLOWER.encode(&digest.finalize());
+    Ok((ByteLength::new(offset), digest))
+}
+
+/// Writes what is not zero; the rest of a fresh file reads as zeros anyway.
+fn write_sparse(file: &fs::File, chunk: &[u8], offset: u64) -> io::Result<()> {
+    let mut position = offset;
+    for piece in chunk.chunks(HOLE) {
+        if piece.iter().any(|byte| *byte != 0) {
+            file.write_all_at(piece, position)?;
+        }
+        position = position.saturating_add(ByteLength::of(piece).bytes());
+    }
+    Ok(())
+}
+
+/// Says of a compressed or converted image what it is, instead of that it has no partition table.
+fn refuse_other_formats(beginning: &[u8], url: &ImageUrl) -> Result<(), OperationError> {
+    const MAGICS: [(&[u8], &str); 6] = [
+        (b"\x1f\x8b", "gzip"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"BZh", "bzip2"),
+        (b"\x04\x22\x4d\x18", "lz4"),
+        (b"QFI\xfb", "qcow2"),
+    ];
+    match MAGICS.iter().find(|(magic, _)| beginning.starts_with(magic)) {
+        None => Ok(()),
+        Some((_, format)) => {
+            let problem =
+                format!("expected a raw disk image, found {format}: serve it uncompressed and unconverted");
+            Err(OperationError::state("pulling", url, problem))
+        }
+    }
+}
+
+/// Verifies the bytes in memory and only then gives them their name.
+fn verify_and_link(
+    arrived: Arrived,
+    request: &PullRequest,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<VerifiedImage, OperationError> {
+    let placing = |source: placed_file::PlacementError| {
+        OperationError::system("placing the image as", &arrived.name, source)
+    };
+    let complete = arrived.file.complete().map_err(placing)?;
+    let file = complete
+        .file()
+        .try_clone()
+        .map_err(|source| OperationError::system("placing the image as", &arrived.name, source))?;
+    let url = request.url.to_string();
+    let image = ImmutableImage::new(file, &url, arrived.size, Some(arrived.digest.clone()));
+    let verified = VerifiedImage::verify(image, trust, &request.policy, observer, cancel)?;
+    fault::point("pull:verified")?;
+    complete.link_as(&arrived.name).map_err(placing)?;
+    fault::point("pull:linked")?;
+    // Not every kernel has the flag on tmpfs; the permissions and the missing writers hold without it.
+    placed_file::set_immutable(complete.file().as_fd()).map_err(placing)?;
+    fault::point("pull:immutable")?;
+    Ok(verified)
+}
+
+fn client(request: &PullRequest, cancel: &Cancel) -> HttpClient {
+    let cancel = cancel.clone();
+    let certificate_authorities = if request.ca_certificates.is_empty() {
+        CertificateAuthorities::System
+    } else {
+        CertificateAuthorities::Files(request.ca_certificates.clone())
+    };
+    HttpClient::new(HttpOptions {
+        certificate_authorities,
+        cancellation: Cancellation::when(move || cancel.is_cancelled()),
+        ..HttpOptions::default()
+    })
+}
+
+fn fetching(url: &ImageUrl) -> impl FnOnce(FetchError) -> OperationError + '_ {
+    move |source| OperationError::Fetch { url: url.to_string(), source }
+}
+
+/// An image on a server that answers requests for parts.
+struct RemoteImage {
+    name: String,
+    size: ByteLength,
+    reader: Mutex<RangeReader>,
+}
+
+impl ImageSource for RemoteImage {
+    fn size(&self) -> ByteLength {
+        self.size
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError> {
+        let mut reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        reader.read(extents).map_err(|source| OperationError::Fetch { url: self.name.clone(), source })
+    }
+}

@@ -1,0 +1,325 @@
+//! Attachment records: what was attached, from which image, as which devices, and whether it may be used.
+//!
+//! A record is written before each effect that it names, and replaced by rename, so that whoever finds it knows at
+//! least what may be there. Only devices of a record in state `ready` get links, and only as long as device number,
+//! backing inode and disk sequence number agree with it.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::format::loop_reference::LoopReference;
+use crate::kernel::loop_device::LoopStatus;
+use crate::kernel::process::process_start_time;
+use crate::kernel::state_file::{self, FileLock};
+
+use super::error::OperationError;
+
+/// Where records are kept: on a file system that a reboot empties.
+pub const DIRECTORY: &str = "/run/ddictl/attachments";
+/// Held while a record is made or taken away.
+const LOCK: &str = "/run/ddictl/lock";
+/// How long another ddictl may hold the lock.
+const LOCK_DEADLINE: Duration = Duration::from_secs(30);
+/// The form of the records below.
+const VERSION: u32 = 1;
+/// More records than any machine has attachments; bounds what the udev helper reads.
+const MAXIMUM_RECORDS: usize = 1024;
+/// More bytes than any record has.
+const MAXIMUM_RECORD_SIZE: u64 = 1 << 20;
+
+/// What is attached under one reference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The form of this record.
+    pub version: u32,
+    /// The name that the links begin with.
+    pub reference: String,
+    /// Whether the devices may be used.
+    pub state: State,
+    /// Which process is at work on it while the state is not `ready`.
+    pub owner: Owner,
+    /// Where the bytes are.
+    pub image: ImageIdentity,
+    /// The policy that was applied.
+    pub policy: String,
+    /// The file that was placed for this attachment, and goes with it.
+    pub placed: Option<Placed>,
+    /// The devices.
+    pub devices: Vec<RecordedDevice>,
+}
+
+/// Whether the devices of a record may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Being made: not yet.
+    Pending,
+    /// Complete and checked.
+    Ready,
+    /// Being taken down: no longer.
+    Stopping,
+}
+
+impl State {
+    /// The word in records and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// A process, told apart from another one that gets its number later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The process number.
+    pub pid: u32,
+    /// When it was started, in clock ticks since boot (field 22 of /proc/PID/stat).
+    pub start_time: u64,
+}
+
+/// The file that all devices show parts of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageIdentity {
+    /// Where it came from: a path or a URL.
+    pub source: String,
+    /// The number of the file system's device, as `MAJOR:MINOR`.
+    pub device: String,
+    /// The inode.
+    pub inode: u64,
+    /// SHA-256 of the whole image as it was downloaded, where it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// A file that was placed for an attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// The file.
+    pub path: PathBuf,
+    /// The directory on which a tmpfs was mounted for it.
+    pub tmpfs: Option<PathBuf>,
+    /// Whether that directory was made for it.
+    pub directory_created: bool,
+}
+
+/// One device of an attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedDevice {
+    /// Its own reference: `NAME-partN`, or `NAME` for an image without a table.
+    pub reference: String,
+    /// What it is for.
+    pub designator: String,
+    /// The table entry; absent for an image without a table.
+    pub partition: Option<u32>,
+    /// The device node; absent while it is not made.
+    pub path: Option<PathBuf>,
+    /// The device number as `MAJOR:MINOR`.
+    pub device: Option<String>,
+    /// The number that the kernel gave this use of the device (BLKGETDISKSEQ).
+    pub disk_sequence: Option<u64>,
+    /// Where in the image it begins, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub size: u64,
+    /// Whether it cannot be written.
+    pub read_only: bool,
+    /// How it is protected.
+    pub protection: String,
+    /// What is in it, where that is known.
+    pub file_system: Option<String>,
+    /// The root hash that its contents were verified against.
+    pub root_hash: Option<String>,
+    /// Who signed it.
+    pub signer: Option<String>,
+}
+
+impl Record {
+    /// A record in state `pending` without devices, owned by this process, of an image that comes from `source`.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where `/proc` does not tell about this process.
+    pub fn new(reference: &LoopReference, source: &str) -> Result<Self, OperationError> {
+        Ok(Self {
+            version: VERSION,
+            reference: reference.to_string(),
+            state: State::Pending,
+            owner: Owner::this_process()?,
+            image: ImageIdentity {
+                source: source.to_owned(),
+                device: "0:0".to_owned(),
+                inode: 0,
+                digest: None,
+            },
+            policy: String::new(),
+            placed: None,
+            devices: Vec::new(),
+        })
+    }
+
+    /// The device that a loop device claims to be by its reference.
+    #[must_use]
+    pub fn device(&self, reference: &str) -> Option<&RecordedDevice> {
+        self.devices.iter().find(|device| device.reference == reference)
+    }
+
+    /// Whether a loop device is the very one that this record describes.
+    #[must_use]
+    pub fn describes(&self, device: &RecordedDevice, status: &LoopStatus) -> bool {
+        device.disk_sequence == Some(status.disk_sequence)
+            && device.device.as_deref() == Some(status.device.to_string().as_str())
+            && self.image.device == status.backing_device.to_string()
+            && self.image.inode == status.backing_inode
+            && device.offset == status.offset.bytes()
+            && device.size == status.size_limit.bytes()
+    }
+
+    /// Whether the process that is at work on it still runs.
+    #[must_use]
+    pub fn owner_is_alive(&self) -> bool {
+        // Where it cannot be told, the record is left alone.
+        process_start_time(self.owner.pid).map_or(true, |start| start == Some(self.owner.start_time))
+    }
+}
+
+impl Owner {
+    /// This process.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where `/proc` does not tell about it.
+    pub(super) fn this_process() -> Result<Self, OperationError> {
+        let pid = std::process::id();
+        let path = format!("/proc/{pid}/stat");
+        let start_time = process_start_time(pid)
+            .map_err(|source| OperationError::system("reading", &path, source))?
+            .ok_or_else(|| {
+                OperationError::state("reading", &path, "expected the start time of this process")
+            })?;
+        Ok(Self { pid, start_time })
+    }
+}
+
+/// The records of this machine.
+#[derive(Debug)]
+pub struct RecordStore {
+    directory: PathBuf,
+}
+
+impl RecordStore {
+    /// The records below [`DIRECTORY`], which is made where it is not there.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where it cannot be made.
+    pub fn open() -> Result<Self, OperationError> {
+        fs::create_dir_all(DIRECTORY)
+            .map_err(|source| OperationError::system("making the directory", DIRECTORY, source))?;
+        Ok(Self { directory: PathBuf::from(DIRECTORY) })
+    }
+
+    /// The records below [`DIRECTORY`], for those who only read.
+    #[must_use]
+    pub fn read_only() -> Self {
+        Self { directory: PathBuf::from(DIRECTORY) }
+    }
+
+    /// Keeps every other ddictl from making or taking away records.
+    ///
+    /// # Errors
+    /// [`OperationError::System`], also where another one holds the lock for too long.
+    pub fn lock(&self) -> Result<FileLock, OperationError> {
+        state_file::lock_file(Path::new(LOCK), Instant::now() + LOCK_DEADLINE)
+            .map_err(|source| OperationError::system("locking", LOCK, source))
+    }
+
+    /// All records that can be read. One that cannot is left out: it makes no link.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where the directory cannot be read.
+    pub fn all(&self) -> Result<Vec<Record>, OperationError> {
+        let reading = |source| OperationError::system("reading", &self.directory, source);
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(reading(error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries.take(MAXIMUM_RECORDS) {
+            let path = entry.map_err(reading)?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                names.push(path);
+            }
+        }
+        names.sort();
+        Ok(names.iter().filter_map(|path| read(path)).collect())
+    }
+
+    /// The record of `reference`; `None` where there is none that can be read.
+    #[must_use]
+    pub fn find(&self, reference: &LoopReference) -> Option<Record> {
+        read(&self.path(&reference.to_string()))
+    }
+
+    /// Whether a file stands where the record of `reference` would, readable or not.
+    #[must_use]
+    pub fn exists(&self, reference: &LoopReference) -> bool {
+        self.path(&reference.to_string()).symlink_metadata().is_ok()
+    }
+
+    /// Writes a record, replacing the one before.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where it cannot be written.
+    pub fn write(&self, record: &Record) -> Result<(), OperationError> {
+        let name = file_name(&record.reference);
+        let writing = |source: Box<dyn std::error::Error + Send + Sync>| {
+            OperationError::system("writing the record", self.directory.join(&name), source)
+        };
+        let mut text = serde_json::to_vec_pretty(record).map_err(|error| writing(error.into()))?;
+        text.push(b'\n');
+        let directory = File::open(&self.directory).map_err(|error| writing(error.into()))?;
+        state_file::write_atomically(directory.as_fd(), OsStr::new(&name), &text, 0o644)
+            .map_err(|error| writing(error.into()))
+    }
+
+    /// Takes a record away; one that is gone already is gone.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where it cannot be removed.
+    pub fn remove(&self, reference: &str) -> Result<(), OperationError> {
+        let path = self.path(reference);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(OperationError::system("removing the record", &path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, reference: &str) -> PathBuf {
+        self.directory.join(file_name(reference))
+    }
+}
+
+fn file_name(reference: &str) -> String {
+    format!("{reference}.json")
+}
+
+/// Reads a record whose name is its reference; anything else is not one.
+fn read(path: &Path) -> Option<Record> {
+    let size = path.symlink_metadata().ok().filter(fs::Metadata::is_file)?.len();
+    if size > MAXIMUM_RECORD_SIZE {
+        return None;
+    }
+    let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let name = path.file_stem()?.to_str()?;
+    (record.version == VERSION && record.reference == name).then_some(record)
+}

@@ -1,0 +1,146 @@
+//! Images to read from: opened once, read by position, never by path again.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::format::units::{ByteLength, ByteOffset, Extent};
+use crate::image::dissection::Dissection;
+use crate::image::survey::{Survey, SurveyOptions};
+
+use super::cancel::Cancel;
+use super::error::{OperationError, image_name};
+
+/// Rounds of reading that a survey may ask for; it needs five.
+const MAXIMUM_ROUNDS: usize = 8;
+
+/// Something that bytes of an image can be read from.
+pub trait ImageSource: Sync {
+    /// The size of the image.
+    fn size(&self) -> ByteLength;
+
+    /// The name for messages.
+    fn name(&self) -> &str;
+
+    /// Reads all of these extents, each of which lies within the image.
+    ///
+    /// # Errors
+    /// Whatever the system or the network says; a source that became shorter is an error.
+    fn read(&self, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError>;
+}
+
+/// An image in a file or on a block device.
+#[derive(Debug)]
+pub struct ImageFile {
+    file: File,
+    path: PathBuf,
+    name: String,
+    size: ByteLength,
+}
+
+impl ImageFile {
+    /// Opens an image for reading. A FIFO or a terminal does not hang here: it is refused.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where it cannot be opened, [`OperationError::State`] where it is no file or device.
+    pub fn open(path: &Path) -> Result<Self, OperationError> {
+        let opening = |source: io::Error| OperationError::system("opening", path, source);
+        let file = File::options()
+            .read(true)
+            .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
+            .open(path)
+            .map_err(opening)?;
+        let metadata = file.metadata().map_err(opening)?;
+        let size = if metadata.is_file() {
+            metadata.len()
+        } else if metadata.file_type().is_block_device() {
+            crate::kernel::block_device_size(file.as_fd())
+                .map_err(|source| OperationError::system("finding the size of", path, source))?
+                .bytes()
+        } else {
+            let problem = "not a regular file or a block device: expected a disk image";
+            return Err(OperationError::state("opening", path.display(), problem));
+        };
+        Ok(Self { file, path: path.to_owned(), name: image_name(path), size: ByteLength::new(size) })
+    }
+
+    /// An image in a file that is open already, called `name`.
+    #[must_use]
+    pub fn from_file(file: File, name: &str, size: ByteLength) -> Self {
+        Self { file, path: PathBuf::from(name), name: name.to_owned(), size }
+    }
+
+    /// The open file.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The path it was opened by, for messages and records.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fills `buffer` from `offset` on.
+    ///
+    /// # Errors
+    /// [`OperationError::System`], also where the file ends too early.
+    pub fn read_at(&self, offset: ByteOffset, buffer: &mut [u8]) -> Result<(), OperationError> {
+        self.file
+            .read_exact_at(buffer, offset.bytes())
+            .map_err(|source| OperationError::system("reading", &self.path, source))
+    }
+}
+
+impl ImageSource for ImageFile {
+    fn size(&self) -> ByteLength {
+        self.size
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&self, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError> {
+        extents
+            .iter()
+            .map(|extent| {
+                let length = extent.length().in_memory().ok_or_else(|| {
+                    OperationError::state("reading", &self.name, "an extent larger than the address space")
+                })?;
+                let mut buffer = vec![0; length];
+                self.read_at(extent.start(), &mut buffer)?;
+                Ok(buffer)
+            })
+            .collect()
+    }
+}
+
+/// Dissects an image from wherever it can be read.
+///
+/// # Errors
+/// [`OperationError::Malformed`], or what reading said.
+pub fn survey(
+    source: &dyn ImageSource,
+    options: SurveyOptions,
+    cancel: &Cancel,
+) -> Result<Dissection, OperationError> {
+    let mut survey = Survey::new(source.size(), options);
+    for _ in 0..MAXIMUM_ROUNDS {
+        cancel.check()?;
+        let wanted = survey.wanted();
+        if wanted.is_empty() {
+            break;
+        }
+        for (extent, bytes) in wanted.iter().zip(source.read(&wanted)?) {
+            survey.feed(extent.start(), &bytes);
+        }
+    }
+    survey.finish().map_err(|source_error| OperationError::Malformed {
+        image: source.name().to_owned(),
+        source: source_error,
+    })
+}

@@ -1,0 +1,144 @@
+//! Trust anchors as they lie on this machine, and the time that certificates are checked against.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::format::root_hash::RootHash;
+use crate::image::assessment::Trust;
+use crate::trust::anchor::{TrustAnchor, TrustAnchors};
+
+use super::error::OperationError;
+
+/// Where trust anchors are looked for; a file in an earlier directory hides one of the same name in a later one, and
+/// an empty file or a link to /dev/null hides it without replacing it.
+pub const DIRECTORIES: [&str; 4] =
+    ["/etc/verity.d", "/run/verity.d", "/usr/local/lib/verity.d", "/usr/lib/verity.d"];
+
+/// A time that has certainly passed, by the modification time of this file, whatever the clock says.
+const CLOCK_EPOCH: &str = "/usr/lib/clock-epoch";
+
+/// A certificate is some KiB long; this bounds what a mistake costs.
+const MAXIMUM_CERTIFICATE_SIZE: u64 = 1 << 20;
+
+/// What the user says about trust.
+#[derive(Debug, Clone, Default)]
+pub struct TrustSettings {
+    /// Certificates that replace those of [`DIRECTORIES`]; empty to use those.
+    pub certificates: Vec<PathBuf>,
+    /// The root hash of the root partition.
+    pub root_hash: Option<RootHash>,
+    /// The root hash of the usr partition.
+    pub usr_hash: Option<RootHash>,
+}
+
+/// Trust anchors and what goes with them, loaded.
+#[derive(Debug)]
+pub struct TrustStore {
+    anchors: TrustAnchors,
+    settings: TrustSettings,
+    at: SystemTime,
+    warnings: Vec<String>,
+}
+
+impl TrustStore {
+    /// Loads what the settings name.
+    ///
+    /// # Errors
+    /// [`OperationError`] where a certificate that was named cannot be read. One in a directory that cannot be read
+    /// is a warning: it can then sign nothing.
+    pub fn load(settings: TrustSettings) -> Result<Self, OperationError> {
+        let mut anchors = Vec::new();
+        let mut warnings = Vec::new();
+        if settings.certificates.is_empty() {
+            for path in certificates_in_directories()? {
+                match read_anchor(&path) {
+                    Ok(anchor) => anchors.push(anchor),
+                    Err(error) => {
+                        warnings.push(format!("ignoring the trust anchor: {}", error.with_causes()))
+                    }
+                }
+            }
+        } else {
+            for path in &settings.certificates {
+                anchors.push(read_anchor(path)?);
+            }
+        }
+        Ok(Self { anchors: TrustAnchors::new(anchors), settings, at: trusted_time(), warnings })
+    }
+
+    /// What assessment needs, without a verified download.
+    #[must_use]
+    pub fn trust(&self) -> Trust<'_> {
+        Trust {
+            anchors: &self.anchors,
+            root_hash: self.settings.root_hash.as_ref(),
+            usr_hash: self.settings.usr_hash.as_ref(),
+            download: None,
+            at: self.at,
+        }
+    }
+
+    /// What the user said.
+    #[must_use]
+    pub const fn settings(&self) -> &TrustSettings {
+        &self.settings
+    }
+
+    /// Certificates that were left out, and why.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
+/// The files that count, by name.
+fn certificates_in_directories() -> Result<Vec<PathBuf>, OperationError> {
+    let mut by_name = BTreeMap::new();
+    for directory in DIRECTORIES {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(OperationError::system("reading", directory, source)),
+        };
+        for entry in entries {
+            let path = entry.map_err(|source| OperationError::system("reading", directory, source))?.path();
+            if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|e| e == "crt")) {
+                by_name.entry(name.to_owned()).or_insert_with(|| path.clone());
+            }
+        }
+    }
+    let hides = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0);
+    Ok(by_name.into_values().filter(|path| !hides(path)).collect())
+}
+
+fn read_anchor(path: &Path) -> Result<TrustAnchor, OperationError> {
+    let reading = |source: io::Error| OperationError::system("reading the certificate", path, source);
+    let metadata = fs::metadata(path).map_err(reading)?;
+    if !metadata.is_file() || metadata.len() > MAXIMUM_CERTIFICATE_SIZE {
+        let problem = format!("expected a regular file of at most {MAXIMUM_CERTIFICATE_SIZE} bytes");
+        return Err(OperationError::state("reading the certificate", path.display(), problem));
+    }
+    let content = fs::read(path).map_err(reading)?;
+    TrustAnchor::from_pem(&path.display().to_string(), &content)
+        .map_err(|source| OperationError::system("reading the certificate", path, source))
+}
+
+/// The time, but never before this program was built or the system's epoch file was made: a machine without a clock
+/// battery begins in 1970.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that asks the clock; everything else is told the time"
+)]
+fn trusted_time() -> SystemTime {
+    let epoch_file = fs::metadata(CLOCK_EPOCH)
+        .ok()
+        .and_then(|metadata| u64::try_from(metadata.mtime()).ok())
+        .unwrap_or_default();
+    let built = option_env!("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok()).unwrap_or_default();
+    let floor = UNIX_EPOCH.checked_add(Duration::from_secs(epoch_file.max(built))).unwrap_or(UNIX_EPOCH);
+    SystemTime::now().max(floor)
+}

@@ -1,0 +1,116 @@
+//! An image in memory that cannot change any more, and of which everything that is planned was verified.
+
+use std::fs::File;
+
+use crate::format::units::ByteLength;
+use crate::image::assessment::assess;
+use crate::image::plan::ActivationPlan;
+use crate::image::presets::RequestedPolicy;
+use crate::trust::hash_tree::VerifiedData;
+
+use super::cancel::Cancel;
+use super::error::OperationError;
+use super::examine::{native_architecture, survey_options};
+use super::observer::Observer;
+use super::source::{ImageFile, ImageSource, survey};
+use super::trust_store::TrustStore;
+use super::verify::verify_data;
+
+/// An image whose bytes lie in memory where nobody can write them: a sealed memory file, or a file in a tmpfs of ours
+/// to which only read-only descriptors are left.
+#[derive(Debug)]
+pub struct ImmutableImage {
+    image: ImageFile,
+    source: String,
+    digest: Option<String>,
+}
+
+impl ImmutableImage {
+    /// An image in `file`, which nobody can write. `source` is where it came from, `digest` the SHA-256 of the
+    /// download in hexadecimal.
+    pub(super) fn new(file: File, source: &str, size: ByteLength, digest: Option<String>) -> Self {
+        Self { image: ImageFile::from_file(file, source, size), source: source.to_owned(), digest }
+    }
+}
+
+/// The proof that everything planned was verified, from the bytes that will be used.
+#[derive(Debug)]
+#[must_use]
+pub struct VerifiedImage {
+    image: ImmutableImage,
+    plan: ActivationPlan,
+    verified: Vec<VerifiedData>,
+}
+
+impl VerifiedImage {
+    /// Dissects the bytes in memory, applies the policy and verifies every block that is planned.
+    ///
+    /// Whatever was found earlier, on a disk or a server, was a hint: nothing of it counts here.
+    ///
+    /// # Errors
+    /// [`OperationError::Malformed`], [`OperationError::Refused`], [`OperationError::Integrity`], or what reading
+    /// said.
+    pub fn verify(
+        image: ImmutableImage,
+        trust: &TrustStore,
+        policy: &RequestedPolicy,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<Self, OperationError> {
+        let plan = plan(&image.image, trust, policy, cancel)?;
+        let mut verified = Vec::new();
+        for device in &plan.devices {
+            if let Some(verity) = &device.verity {
+                verified.push(verify_data(&image.image, &verity.set, observer, cancel)?);
+            }
+        }
+        Ok(Self { image, plan, verified })
+    }
+
+    /// What is planned.
+    #[must_use]
+    pub const fn plan(&self) -> &ActivationPlan {
+        &self.plan
+    }
+
+    /// What was verified: one for each planned device that has a hash tree, in their order.
+    #[must_use]
+    pub fn verified(&self) -> &[VerifiedData] {
+        &self.verified
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        self.image.image.file()
+    }
+
+    /// Where it came from.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.image.source
+    }
+
+    /// The SHA-256 of the download in hexadecimal, where there was one.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        self.image.digest.as_deref()
+    }
+}
+
+/// Plans what would be activated of an image as it lies there.
+///
+/// # Errors
+/// [`OperationError::Malformed`], [`OperationError::Refused`], or what reading said.
+pub fn plan(
+    image: &dyn ImageSource,
+    trust: &TrustStore,
+    policy: &RequestedPolicy,
+    cancel: &Cancel,
+) -> Result<ActivationPlan, OperationError> {
+    let dissection = survey(image, survey_options(trust)?, cancel)?;
+    let assessment = assess(&dissection, &trust.trust());
+    ActivationPlan::new(&dissection, assessment, policy, native_architecture()?).map_err(|refusal| {
+        OperationError::Refused { image: image.name().to_owned(), refusal: Box::new(refusal) }
+    })
+}
