@@ -9,10 +9,5 @@ fn main() -> ExitCode {
     if Path::new(&called_as).file_name().is_some_and(|name| name == ddictl::udev_helper::NAME) {
         return ddictl::udev_helper::run(arguments);
     }
-    #[cfg(feature = "fault-points")]
-    ddictl::operation::fault::arrange(
-        std::env::var("DDICTL_FAULT").ok().as_deref(),
-        std::env::var_os("DDICTL_FAULT_LOG").map(Into::into),
-    );
     ddictl::cli::run(std::iter::once(called_as).chain(arguments))
 }

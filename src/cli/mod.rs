@@ -16,7 +16,7 @@ mod table;
 mod verify;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -74,6 +74,11 @@ pub fn command() -> clap::Command {
 
 /// Runs the program with these arguments, the first of which is its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    #[cfg(feature = "fault-points")]
+    crate::operation::fault::arrange(
+        std::env::var("DDICTL_FAULT").ok().as_deref(),
+        std::env::var_os("DDICTL_FAULT_LOG").map(Into::into),
+    );
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -195,9 +200,4 @@ fn say(kind: &str, text: &str) {
     line.push('\n');
     // Nobody is left to tell when standard error is gone.
     let _ = io::stderr().write_all(line.as_bytes());
-}
-
-/// Whether the user looks at standard output.
-fn output_is_terminal() -> bool {
-    io::stdout().is_terminal()
 }

@@ -3,9 +3,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::fetch::url::ImageUrl;
 use crate::operation::error::OperationError;
-use crate::operation::pull::{DEFAULT_DIRECTORY, PullRequest, name_of_url, plan_pull, pull};
+use crate::operation::pull::{DEFAULT_DIRECTORY, PullRequest, name_of_url, parse_url, plan_pull, pull};
 
 use super::options::{JsonOption, PolicyOption, TrustOptions};
 use super::report::{paths_text, plan_json, plan_text, record_json};
@@ -78,7 +77,7 @@ impl Arguments {
         if !self.attach {
             return usage("pulling without attaching: not there yet: expected --attach");
         }
-        let url = ImageUrl::parse(&self.url).map_err(|error| OperationError::Usage(format!("{error}")))?;
+        let url = parse_url(&self.url)?;
         let name = match &self.name {
             Some(name) => name.clone(),
             None => name_of_url(&url)?,

@@ -264,6 +264,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the transfer is to be cancelled while nothing happens")]
     fn a_stalled_transfer_can_be_cancelled_quickly() {
         let server = HttpServer::start(|_| Answer::bytes(pattern(1000)).stall_after(400));
         let wanted = Arc::new(AtomicBool::new(false));

@@ -104,6 +104,29 @@ impl Architecture {
         }
     }
 
+    /// The architecture that this program is made for; `None` for one without partition types.
+    #[must_use]
+    pub fn native() -> Option<Self> {
+        let architecture = [
+            (cfg!(target_arch = "x86_64"), Self::X86_64),
+            (cfg!(target_arch = "aarch64"), Self::Arm64),
+            (cfg!(target_arch = "riscv64"), Self::Riscv64),
+            (cfg!(target_arch = "riscv32"), Self::Riscv32),
+            (cfg!(target_arch = "loongarch64"), Self::Loongarch64),
+            (cfg!(target_arch = "s390x"), Self::S390x),
+            (cfg!(all(target_arch = "powerpc64", target_endian = "little")), Self::Ppc64Le),
+            (cfg!(all(target_arch = "powerpc64", target_endian = "big")), Self::Ppc64),
+            (cfg!(target_arch = "powerpc"), Self::Ppc),
+            (cfg!(target_arch = "x86"), Self::X86),
+            (cfg!(target_arch = "arm"), Self::Arm),
+            (cfg!(all(target_arch = "mips64", target_endian = "little")), Self::Mips64Le),
+            (cfg!(all(target_arch = "mips64", target_endian = "big")), Self::Mips64),
+            (cfg!(all(target_arch = "mips", target_endian = "little")), Self::MipsLe),
+            (cfg!(all(target_arch = "mips", target_endian = "big")), Self::Mips),
+        ];
+        architecture.into_iter().find_map(|(native, architecture)| native.then_some(architecture))
+    }
+
     /// The architecture of a machine whose kernel calls itself `name` (`uname -m`); `None` for one without partition
     /// types.
     ///

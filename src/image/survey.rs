@@ -180,7 +180,7 @@ impl Survey {
         let layout = Layout::Table {
             disk_uuid: table.disk_uuid,
             sector_size: table.sector_size,
-            source: table.source.clone(),
+            source: table.source,
         };
         let mut findings = contents::findings_in_front(in_front)?;
         findings.extend(contents::read_luks(&mut partitions, &self.bytes));

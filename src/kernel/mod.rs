@@ -1,6 +1,12 @@
 //! The kernel's side: loop devices, memory files, mounts, signals, udev. It carries out, it does not judge.
 
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::libc;
 
 use crate::format::units::ByteLength;
 
@@ -14,6 +20,15 @@ pub mod raw;
 pub mod signal;
 pub mod state_file;
 pub mod udev;
+
+/// Opens for reading whatever has this name: a FIFO without a writer does not block, and a terminal does not become ours.
+///
+/// # Errors
+/// The error of open(2).
+pub fn open_foreign(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
 
 /// The size of a block device.
 ///

@@ -184,11 +184,13 @@ mod tests {
         let file = AnonymousFile::create_in(handle.as_fd()).unwrap();
         file.file().write_all_at(b"image", 0).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
-        let placed = file.link_as(OsStr::new("image.raw")).unwrap();
+        let complete = file.complete().unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        complete.link_as(OsStr::new("image.raw")).unwrap();
         let path = directory.path().join("image.raw");
         assert_eq!(fs::read(&path).unwrap(), b"image");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o400);
-        assert_eq!(placed.write_at(b"x", 0).unwrap_err().raw_os_error(), Some(nix::libc::EBADF));
+        assert_eq!(complete.file().write_at(b"x", 0).unwrap_err().raw_os_error(), Some(nix::libc::EBADF));
     }
 
     #[test]
@@ -197,7 +199,7 @@ mod tests {
         fs::write(directory.path().join("image.raw"), "mine").unwrap();
         let handle = File::open(directory.path()).unwrap();
         let file = AnonymousFile::create_in(handle.as_fd()).unwrap();
-        let error = file.link_as(OsStr::new("image.raw")).unwrap_err();
+        let error = file.complete().unwrap().link_as(OsStr::new("image.raw")).unwrap_err();
         assert!(matches!(error, PlacementError::AlreadyExists { name } if name == "image.raw"));
         assert_eq!(fs::read(directory.path().join("image.raw")).unwrap(), b"mine");
     }
@@ -208,7 +210,7 @@ mod tests {
         let handle = File::open(directory.path()).unwrap();
         for name in ["", ".", "..", "../image", "a/b", "a\0b"] {
             let file = AnonymousFile::create_in(handle.as_fd()).unwrap();
-            let error = file.link_as(OsStr::new(name)).unwrap_err();
+            let error = file.complete().unwrap().link_as(OsStr::new(name)).unwrap_err();
             assert!(matches!(error, PlacementError::Name { .. }), "{name:?}: {error}");
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);

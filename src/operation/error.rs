@@ -1,6 +1,5 @@
 //! What can go wrong with an operation, by who has to act: the user, the maker of the image, or this machine.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::fetch::error::FetchError;
@@ -130,11 +129,6 @@ impl OperationError {
             _ => false,
         }
     }
-}
-
-/// A file that could not be read, with its name.
-pub(super) fn reading(path: &Path) -> impl FnOnce(io::Error) -> OperationError + '_ {
-    move |source| OperationError::system("reading", path, source)
 }
 
 /// The name of an image for messages.

@@ -29,13 +29,9 @@ pub struct Examined {
 /// # Errors
 /// [`OperationError::State`] on an architecture that the Discoverable Partitions Specification does not know.
 pub fn native_architecture() -> Result<Architecture, OperationError> {
-    let name = std::env::consts::ARCH;
-    Architecture::from_machine(name).ok_or_else(|| {
-        OperationError::state(
-            "choosing partitions for",
-            name,
-            "the specification has no partition types for it",
-        )
+    Architecture::native().ok_or_else(|| {
+        let problem = "the Discoverable Partitions Specification has no partition types for it";
+        OperationError::state("choosing partitions for", "this architecture", problem)
     })
 }
 

@@ -62,6 +62,14 @@ pub struct PullRequest {
     pub ca_certificates: Vec<PathBuf>,
 }
 
+/// Reads a URL as the user gives it.
+///
+/// # Errors
+/// [`OperationError::Usage`] where it is not one, or not of http or https.
+pub fn parse_url(text: &str) -> Result<ImageUrl, OperationError> {
+    ImageUrl::parse(text).map_err(|error| OperationError::Usage(error.to_string()))
+}
+
 /// The local name that a URL gives: its last component without the suffixes of images.
 ///
 /// # Errors

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use crate::format::units::{ByteLength, ByteOffset, Extent};
 use crate::image::dissection::Dissection;
 use crate::image::survey::{Survey, SurveyOptions};
+use crate::kernel;
 
 use super::cancel::Cancel;
 use super::error::{OperationError, image_name};
@@ -47,16 +48,12 @@ impl ImageFile {
     /// [`OperationError::System`] where it cannot be opened, [`OperationError::State`] where it is no file or device.
     pub fn open(path: &Path) -> Result<Self, OperationError> {
         let opening = |source: io::Error| OperationError::system("opening", path, source);
-        let file = File::options()
-            .read(true)
-            .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
-            .open(path)
-            .map_err(opening)?;
+        let file = kernel::open_foreign(path).map_err(opening)?;
         let metadata = file.metadata().map_err(opening)?;
         let size = if metadata.is_file() {
             metadata.len()
         } else if metadata.file_type().is_block_device() {
-            crate::kernel::block_device_size(file.as_fd())
+            kernel::block_device_size(file.as_fd())
                 .map_err(|source| OperationError::system("finding the size of", path, source))?
                 .bytes()
         } else {

@@ -74,7 +74,6 @@ impl VerifiedImage {
     }
 
     /// What was verified: one for each planned device that has a hash tree, in their order.
-    #[must_use]
     pub fn verified(&self) -> &[VerifiedData] {
         &self.verified
     }

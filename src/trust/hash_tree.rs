@@ -507,5 +507,4 @@ fn count(number: usize) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "hash_tree_tests.rs"]
 mod tests;

@@ -315,5 +315,4 @@ fn untrusted(signer: &SignerInfo<'_>) -> SignatureError {
 }
 
 #[cfg(test)]
-#[path = "signature_tests.rs"]
 mod tests;

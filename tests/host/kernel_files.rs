@@ -144,7 +144,9 @@ fn an_immutable_file_is_closed_to_root() {
     let root = tmpfs.root().unwrap();
     let file = AnonymousFile::create_in(root.as_fd()).unwrap();
     file.file().write_all_at(b"verified", 0).unwrap();
-    let placed = file.link_as(OsStr::new("image.raw")).unwrap();
+    let complete = file.complete().unwrap();
+    complete.link_as(OsStr::new("image.raw")).unwrap();
+    let placed = complete.file();
     let path = tmpfs.directory().join("image.raw");
     if !set_immutable(placed.as_fd()).unwrap() {
         // tmpfs has had the flag since Linux 6.6; before, mode and descriptors are what there is.

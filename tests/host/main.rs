@@ -9,9 +9,15 @@
 use std::process::ExitCode;
 
 mod harness;
+mod kernel_files;
+mod loop_devices;
 mod repart;
+mod rules_syntax;
 mod self_test;
 
 fn main() -> ExitCode {
-    harness::run([self_test::TESTS, repart::TESTS].concat())
+    harness::run(
+        [self_test::TESTS, loop_devices::TESTS, kernel_files::TESTS, rules_syntax::TESTS, repart::TESTS]
+            .concat(),
+    )
 }
