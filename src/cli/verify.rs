@@ -3,19 +3,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::image::finding::{Finding, Rule};
-use crate::operation::error::OperationError;
-use crate::operation::examine::examine;
+use crate::operation::observer::Observer;
 use crate::operation::source::{ImageFile, ImageSource};
-use crate::operation::verified_image;
-use crate::operation::verify::verify_data;
+use crate::operation::verify_image::verify_image;
 
 use super::options::{PolicyOption, TrustOptions};
 use super::{Context, Failure, Status};
 
 /// Check the signature, and every data block against the hash tree
 ///
-/// Works on all cores and names the first bad blocks. An image without a hash tree is not acceptable.
+/// Works on all cores and names the first bad blocks. A signature that is there and does not hold, and an image without
+/// a hash tree, are not acceptable.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The disk image: a file or a block device
@@ -32,34 +30,26 @@ impl Arguments {
         let trust = self.trust.load(context)?;
         let policy = self.policy.given_or("*")?;
         let image = ImageFile::open(&self.image)?;
-        // Refuses what the policy refuses; the devices of the plan are those that it would expose.
-        let plan = verified_image::plan(&image, &trust, &policy, &context.cancel)?;
-        let examined = examine(&image, &trust, &context.cancel)?;
-        if examined.dissection.verity.is_empty() {
-            let finding = Finding::of_image(Rule::NoHashTree, "a hash tree for root or usr", "none");
-            return Err(OperationError::Integrity {
-                image: image.name().to_owned(),
-                finding: Box::new(finding),
-            }
-            .into());
-        }
+        let verified = verify_image(&image, &trust, &policy, &context.observer, &context.cancel)?;
         let mut text = String::new();
-        for device in &plan.devices {
-            let Some(verity) = &device.verity else { continue };
-            let verified = verify_data(&image, &verity.set, &context.observer, &context.cancel)?;
-            let by = match &verity.authenticated {
+        for partition in &verified {
+            let by = match &partition.authenticated {
                 Some(authenticated) => authenticated.by().to_string(),
-                None => "nobody vouches for this root hash".to_owned(),
+                None => {
+                    context.observer.warning(&format!(
+                        "'{}' is not signed and no root hash was given: its {} is undamaged, and may be anybody's",
+                        image.name(),
+                        partition.designator
+                    ));
+                    "nobody vouches for it".to_owned()
+                }
             };
             text.push_str(&format!(
-                "{}: {} bytes agree with root hash {}, {by}\n",
-                device.designator,
-                verified.data_length(),
-                verified.root_hash(),
+                "{}: {} bytes agree with root hash {}: {by}\n",
+                partition.designator,
+                partition.data.data_length(),
+                partition.data.root_hash(),
             ));
-        }
-        for finding in &plan.findings {
-            crate::operation::observer::Observer::warning(&context.observer, &finding.to_string());
         }
         io::stdout().write_all(text.as_bytes())?;
         Ok(Status::Done)

@@ -21,3 +21,4 @@ pub mod source;
 pub mod trust_store;
 pub mod verified_image;
 pub mod verify;
+pub mod verify_image;
