@@ -8,7 +8,7 @@ use crate::operation::attach::{AttachRequest, attach, plan_attach};
 use crate::operation::observer::Observer;
 
 use super::options::{JsonOption, PolicyOption, TrustOptions};
-use super::report::{paths_text, plan_json, plan_text, record_json};
+use super::report::{attached, planned};
 use super::{Context, Failure, Status};
 
 /// Attach an image file: one read-only device per planned partition
@@ -47,17 +47,13 @@ impl Arguments {
         let request = AttachRequest { image: self.image, reference: self.loop_ref, policy };
         let output = if self.dry_run {
             let (reference, plan) = plan_attach(&request, &trust, &context.cancel)?;
-            let value = plan_json(reference.as_str(), &plan);
-            self.json.json.render(&value).unwrap_or_else(|| plan_text(reference.as_str(), &plan))
+            planned(self.json.json, &reference, &plan)
         } else {
             if !self.in_memory {
                 context.observer.note("attaching a copy in memory, because dm-verity is not used yet");
             }
-            let attached = attach(&request, &trust, &context.observer, &context.cancel)?;
-            self.json
-                .json
-                .render(&record_json(&attached.record))
-                .unwrap_or_else(|| paths_text(&attached.record))
+            let made = attach(&request, &trust, &context.observer, &context.cancel)?;
+            attached(self.json.json, &made.record)
         };
         io::stdout().write_all(output.as_bytes())?;
         Ok(Status::Done)

@@ -7,7 +7,7 @@ use crate::operation::error::OperationError;
 use crate::operation::pull::{DEFAULT_DIRECTORY, PullRequest, name_of_url, parse_url, plan_pull, pull};
 
 use super::options::{JsonOption, PolicyOption, TrustOptions};
-use super::report::{paths_text, plan_json, plan_text, record_json};
+use super::report::{attached, planned};
 use super::{Context, Failure, Status};
 
 /// Download an image into memory, verify it there, and attach it
@@ -93,14 +93,10 @@ impl Arguments {
         };
         let output = if self.dry_run {
             let (reference, plan) = plan_pull(&request, &trust, &context.cancel)?;
-            let value = plan_json(reference.as_str(), &plan);
-            self.json.json.render(&value).unwrap_or_else(|| plan_text(reference.as_str(), &plan))
+            planned(self.json.json, &reference, &plan)
         } else {
-            let attached = pull(&request, &trust, &context.observer, &context.cancel)?;
-            self.json
-                .json
-                .render(&record_json(&attached.record))
-                .unwrap_or_else(|| paths_text(&attached.record))
+            let made = pull(&request, &trust, &context.observer, &context.cancel)?;
+            attached(self.json.json, &made.record)
         };
         io::stdout().write_all(output.as_bytes())?;
         Ok(Status::Done)

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::format::loop_reference::LoopReference;
 use crate::image::assessment::{Assessed, Assessment};
 use crate::image::dissection::{Dissection, Layout, Partition, Standing};
 use crate::image::finding::{Finding, printable};
@@ -10,6 +11,7 @@ use crate::image::policy::Use;
 use crate::operation::examine::Audited;
 use crate::operation::record::Record;
 
+use super::options::Json;
 use super::table::{Table, human_size};
 
 /// The partitions as `audit` and `dissect` print them.
@@ -141,7 +143,7 @@ pub(super) fn audit_text(image: &str, policy: Option<&str>, audited: &Audited) -
 }
 
 /// A plan, for people.
-pub(super) fn plan_text(reference: &str, plan: &ActivationPlan) -> String {
+fn plan_text(reference: &str, plan: &ActivationPlan) -> String {
     let mut text = format!(
         "plan for '{reference}' under policy '{}': {} read-only device(s) of an image of {}\n",
         plan.policy,
@@ -176,7 +178,7 @@ pub(super) fn plan_text(reference: &str, plan: &ActivationPlan) -> String {
 }
 
 /// A plan, for programs.
-pub(super) fn plan_json(reference: &str, plan: &ActivationPlan) -> Value {
+fn plan_json(reference: &str, plan: &ActivationPlan) -> Value {
     let devices: Vec<Value> = plan
         .devices
         .iter()
@@ -204,8 +206,19 @@ pub(super) fn plan_json(reference: &str, plan: &ActivationPlan) -> Value {
     })
 }
 
+/// What was attached: the record, or the device paths alone.
+pub(super) fn attached(json: Json, record: &Record) -> String {
+    json.render(&record_json(record)).unwrap_or_else(|| paths_text(record))
+}
+
+/// What would be attached.
+pub(super) fn planned(json: Json, reference: &LoopReference, plan: &ActivationPlan) -> String {
+    let reference = reference.as_str();
+    json.render(&plan_json(reference, plan)).unwrap_or_else(|| plan_text(reference, plan))
+}
+
 /// The device paths of a record, one a line.
-pub(super) fn paths_text(record: &Record) -> String {
+fn paths_text(record: &Record) -> String {
     let paths = record.devices.iter().filter_map(|device| device.path.as_ref());
     paths.map(|path| format!("{}\n", path.display())).collect()
 }

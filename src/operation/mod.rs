@@ -17,6 +17,7 @@ pub mod policy_store;
 pub mod pull;
 pub mod record;
 pub mod seal;
+mod search_path;
 pub mod source;
 pub mod trust_store;
 pub mod verified_image;

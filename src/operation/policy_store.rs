@@ -1,8 +1,6 @@
 //! Image policies as the user names them: as text, or `@NAME` from a file or compiled in.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::image::policy::ImagePolicy;
@@ -11,13 +9,11 @@ use crate::image::presets::{
 };
 
 use super::error::OperationError;
+use super::search_path;
 
 /// Where policy files are looked for; the first that has the name counts.
 pub const DIRECTORIES: [&str; 4] =
     ["/etc/ddictl/policy", "/run/ddictl/policy", "/usr/local/lib/ddictl/policy", "/usr/lib/ddictl/policy"];
-
-/// Policies are some lines long; this bounds what a mistake costs.
-const MAXIMUM_POLICY_SIZE: u64 = 1 << 20;
 
 /// A policy that can be named, and where it comes from.
 #[derive(Debug, Clone)]
@@ -68,32 +64,15 @@ pub fn resolve(argument: &str) -> Result<RequestedPolicy, OperationError> {
 /// As [`resolve`].
 pub fn list() -> Result<Vec<ListedPolicy>, OperationError> {
     let mut policies: BTreeMap<String, ListedPolicy> = BTreeMap::new();
-    for directory in DIRECTORIES {
-        let entries = match fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(source) => return Err(OperationError::system("reading", directory, source)),
-        };
-        for entry in entries {
-            let path = entry.map_err(|source| OperationError::system("reading", directory, source))?.path();
-            let name = path
-                .file_stem()
-                .and_then(|stem| stem.to_str())
-                .filter(|name| name.parse::<PolicyName>().is_ok());
-            let Some(name) = name.filter(|_| path.extension().is_some_and(|e| e == "policy")) else {
-                continue;
-            };
-            if !policies.contains_key(name)
-                && let Some(file) = read(&path)?
-            {
-                let listed = ListedPolicy {
-                    name: name.to_owned(),
-                    path: Some(path.clone()),
-                    description: file.description,
-                    policy: file.policy,
-                };
-                policies.insert(name.to_owned(), listed);
-            }
+    for path in search_path::files(&DIRECTORIES, "policy")?.into_values() {
+        let name = path.file_stem().and_then(|stem| stem.to_str());
+        if let Some(name) = name.filter(|name| name.parse::<PolicyName>().is_ok())
+            && let Some(file) = read(&path)?
+        {
+            let (description, policy) = (file.description, file.policy);
+            let listed =
+                ListedPolicy { name: name.to_owned(), path: Some(path.clone()), description, policy };
+            policies.insert(name.to_owned(), listed);
         }
     }
     for preset in PRESETS {
@@ -113,16 +92,11 @@ pub fn list() -> Result<Vec<ListedPolicy>, OperationError> {
 /// Reads a policy file; `None` where there is none.
 fn read(path: &Path) -> Result<Option<PolicyFile>, OperationError> {
     let doing = "reading the image policy";
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(OperationError::system(doing, path, source)),
-        Ok(metadata) if !metadata.is_file() || metadata.len() > MAXIMUM_POLICY_SIZE => {
-            let problem = format!("expected a regular file of at most {MAXIMUM_POLICY_SIZE} bytes");
-            return Err(OperationError::state(doing, path.display(), problem));
-        }
-        Ok(_) => {}
-    }
-    let text = fs::read_to_string(path).map_err(|source| OperationError::system(doing, path, source))?;
-    let file = PolicyFile::parse(&text).map_err(|source| OperationError::system(doing, path, source))?;
-    Ok(Some(file))
+    let failing =
+        |source: Box<dyn std::error::Error + Send + Sync>| OperationError::system(doing, path, source);
+    let Some(content) = search_path::read_small_file(doing, path)? else {
+        return Ok(None);
+    };
+    let text = String::from_utf8(content).map_err(|error| failing(error.into()))?;
+    PolicyFile::parse(&text).map(Some).map_err(|error| failing(error.into()))
 }

@@ -1,6 +1,5 @@
 //! Trust anchors as they lie on this machine, and the time that certificates are checked against.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -12,6 +11,7 @@ use crate::image::assessment::Trust;
 use crate::trust::anchor::{TrustAnchor, TrustAnchors};
 
 use super::error::OperationError;
+use super::search_path;
 
 /// Where trust anchors are looked for; a file in an earlier directory hides one of the same name in a later one, and
 /// an empty file or a link to /dev/null hides it without replacing it.
@@ -20,9 +20,6 @@ pub const DIRECTORIES: [&str; 4] =
 
 /// A time that has certainly passed, by the modification time of this file, whatever the clock says.
 const CLOCK_EPOCH: &str = "/usr/lib/clock-epoch";
-
-/// A certificate is some KiB long; this bounds what a mistake costs.
-const MAXIMUM_CERTIFICATE_SIZE: u64 = 1 << 20;
 
 /// What the user says about trust.
 #[derive(Debug, Clone, Default)]
@@ -95,36 +92,19 @@ impl TrustStore {
     }
 }
 
-/// The files that count, by name.
+/// The files that count, by name. An empty one hides those of its name and stands for none.
 fn certificates_in_directories() -> Result<Vec<PathBuf>, OperationError> {
-    let mut by_name = BTreeMap::new();
-    for directory in DIRECTORIES {
-        let entries = match fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(source) => return Err(OperationError::system("reading", directory, source)),
-        };
-        for entry in entries {
-            let path = entry.map_err(|source| OperationError::system("reading", directory, source))?.path();
-            if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|e| e == "crt")) {
-                by_name.entry(name.to_owned()).or_insert_with(|| path.clone());
-            }
-        }
-    }
     let hides = |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0);
-    Ok(by_name.into_values().filter(|path| !hides(path)).collect())
+    let files = search_path::files(&DIRECTORIES, "crt")?;
+    Ok(files.into_values().filter(|path| !hides(path)).collect())
 }
 
 fn read_anchor(path: &Path) -> Result<TrustAnchor, OperationError> {
-    let reading = |source: io::Error| OperationError::system("reading the certificate", path, source);
-    let metadata = fs::metadata(path).map_err(reading)?;
-    if !metadata.is_file() || metadata.len() > MAXIMUM_CERTIFICATE_SIZE {
-        let problem = format!("expected a regular file of at most {MAXIMUM_CERTIFICATE_SIZE} bytes");
-        return Err(OperationError::state("reading the certificate", path.display(), problem));
-    }
-    let content = fs::read(path).map_err(reading)?;
+    let doing = "reading the certificate";
+    let content = search_path::read_small_file(doing, path)?
+        .ok_or_else(|| OperationError::system(doing, path, io::Error::from(io::ErrorKind::NotFound)))?;
     TrustAnchor::from_pem(&path.display().to_string(), &content)
-        .map_err(|source| OperationError::system("reading the certificate", path, source))
+        .map_err(|source| OperationError::system(doing, path, source))
 }
 
 /// The time, but never before this program was built or the system's epoch file was made: a machine without a clock
