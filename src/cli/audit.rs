@@ -102,18 +102,12 @@ impl Arguments {
             });
             io::stdout().write_all(text.as_bytes())?;
             let judged = matches!(audited.verdict, Verdict::Refuse | Verdict::Malformed);
-            if judged || audited.has(self.fail_on.into()) && fails(&audited, self.fail_on) {
+            if judged || audited.has(self.fail_on.into()) {
                 status = Status::NotAcceptable;
             }
         }
         Ok(status)
     }
-}
-
-/// Findings count by themselves unless the policy has judged them: an error about a partition that an accepting policy
-/// leaves unused is no reason to fail, unless even less is asked to fail on.
-fn fails(audited: &Audited, fail_on: FailOn) -> bool {
-    fail_on != FailOn::Error || audited.verdict != Verdict::Accept
 }
 
 fn to_json(image: &str, policy: Option<&RequestedPolicy>, audited: &Audited) -> Value {

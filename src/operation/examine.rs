@@ -139,9 +139,15 @@ pub fn audit(
     };
     let mut findings = examined.dissection.findings.clone();
     findings.extend(examined.assessment.findings.iter().cloned());
-    for refusal in evaluation.iter().flat_map(|evaluation| &evaluation.refusals) {
-        if !findings.contains(refusal) {
-            findings.push(refusal.clone());
+    if let Some(evaluation) = &evaluation {
+        // What is wrong with a partition that the policy leaves unused does no harm.
+        for finding in findings.iter_mut().filter(|finding| !evaluation.refusals.contains(finding)) {
+            finding.level = finding.level.min(Level::Warning);
+        }
+        for refusal in &evaluation.refusals {
+            if !findings.contains(refusal) {
+                findings.push(refusal.clone());
+            }
         }
     }
     findings.append(&mut corrupt);
