@@ -11,3 +11,9 @@ pub mod plan;
 pub mod policy;
 pub mod presets;
 pub mod survey;
+
+#[cfg(test)]
+#[path = "../../tests/support/gpt_builder.rs"]
+mod gpt_builder;
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,24 @@ pub(super) fn pair(dissection: &mut Dissection, bytes: &SparseBytes, options: &S
     }
 }
 
+/// The findings for an image without a table, in which no partition can have a root hash that was given.
+pub(super) fn without_table(options: &SurveyOptions) -> Vec<Finding> {
+    [Designator::Root, Designator::Usr]
+        .into_iter()
+        .filter_map(|data| Some(given_for_nothing(data, options.given(data)?)))
+        .collect()
+}
+
+/// Whoever names a root hash wants what it stands for and nothing else: about the image as a whole, so that it counts
+/// whatever the image has instead.
+fn given_for_nothing(designator: Designator, given: &RootHash) -> Finding {
+    Finding::of_image(
+        Rule::RootHashMismatch,
+        format!("a {designator} partition with root hash {given}"),
+        format!("no {designator} partition"),
+    )
+}
+
 /// A signature partition that could be read.
 struct Signed {
     index: usize,
@@ -46,6 +64,9 @@ fn pair_one(
         return Ok(None);
     };
     let Some(data) = dissection.chosen(designator).cloned() else {
+        if let Some(given) = options.given(designator) {
+            return Err(Box::new(given_for_nothing(designator, given)));
+        }
         return companions_without_data(dissection, designator, [hash_designator, signature_designator]);
     };
     let (Some(data_number), Some(data_uuid)) = (data.number, data.uuid) else {

@@ -238,6 +238,7 @@ impl Survey {
             partitions: vec![partition],
             verity: Vec::new(),
         };
+        dissection.findings.extend(pairing::without_table(&self.options));
         contents::check(&mut dissection, &self.bytes);
         Ok(Progress::Done(Box::new(dissection)))
     }
