@@ -50,6 +50,7 @@ pub fn evaluate(dissection: &Dissection, assessment: &Assessment, requested: &Re
         }
     }
     leave_companions_of_unused_data(dissection, &mut evaluation.uses);
+    refuse_unused_hash_trees(dissection, &mut evaluation);
     let grave = dissection
         .findings
         .iter()
@@ -115,6 +116,24 @@ fn leave_companions_of_unused_data(dissection: &Dissection, uses: &mut [Use]) {
             if partition.designator().and_then(Designator::verity_data) == Some(data) {
                 *place = Use::Unused;
             }
+        }
+    }
+}
+
+/// A hash tree that the policy leaves unused protects nothing: data under it must not be used as if it did.
+fn refuse_unused_hash_trees(dissection: &Dissection, evaluation: &mut Evaluation) {
+    for set in &dissection.verity {
+        let use_of = |number: PartitionNumber| {
+            let position = dissection.partitions.iter().position(|p| p.number == Some(number))?;
+            evaluation.uses.get(position).copied()
+        };
+        if use_of(set.data) == Some(Use::Used) && use_of(set.hash) == Some(Use::Unused) {
+            evaluation.refusals.push(Finding::of_partition(
+                Rule::PolicyState,
+                Some(set.hash),
+                format!("a hash tree that may be used, because the {} partition needs it", set.designator),
+                "a rule that leaves it unused",
+            ));
         }
     }
 }

@@ -147,3 +147,14 @@ fn the_same_root_hash_is_accepted_and_another_is_not() {
     let other = RootHash::from_bytes(&[0xab; 32]).unwrap();
     assert_eq!(rules(plan(&image, "*", [Some(&other), None])), [Rule::DataUuidMismatch]);
 }
+
+#[test]
+fn a_hash_tree_that_the_policy_leaves_unused_protects_nothing() {
+    let (builder, _) = protected(GptBuilder::new(512), Designator::Root, squashfs(65536));
+    let image = builder.build().bytes;
+    assert!(plan(&image, "root=verity", [None, None]).is_ok());
+    for policy in ["root=verity:root-verity=unused+absent", "=verity+unused+absent"] {
+        assert_eq!(rules(plan(&image, policy, [None, None])), [Rule::PolicyState], "{policy}");
+    }
+    assert!(plan(&image, "root=unused:root-verity=unused", [None, None]).unwrap().devices.is_empty());
+}
