@@ -85,7 +85,8 @@ pub(super) fn findings_in_front(superblocks: &[Superblock]) -> Result<Vec<Findin
     Ok(findings)
 }
 
-/// The LUKS metadata that has to be read to know how a volume is encrypted.
+/// The LUKS metadata that has to be read to know how the volumes are encrypted that were chosen: up to 8 MiB each, which
+/// no slot that is passed over is worth.
 pub(super) fn luks_extents(partitions: &[Partition]) -> Vec<Extent> {
     let extents = |partition: &Partition| {
         let header = luks2_header(partition)?;
@@ -96,13 +97,19 @@ pub(super) fn luks_extents(partitions: &[Partition]) -> Vec<Extent> {
 }
 
 fn luks2_header(partition: &Partition) -> Option<&Luks2Header> {
+    let Standing::Chosen(designator) = partition.standing else {
+        return None;
+    };
+    if matches!(designator.verity_role(), Some(VerityRole::Hash | VerityRole::Signature)) {
+        return None;
+    }
     partition.superblocks.iter().find_map(|superblock| match &superblock.kind {
         SuperblockKind::Luks(LuksHeader::Luks2(header)) => Some(header),
         _ => None,
     })
 }
 
-/// Reads the metadata of every LUKS volume of version 2, if both copies of it are intact and the same: whoever opens
+/// Reads the metadata of every chosen LUKS volume of version 2, if both copies of it are intact and the same: whoever opens
 /// the volume later may read either.
 pub(super) fn read_luks(partitions: &mut [Partition], bytes: &SparseBytes) -> Vec<Finding> {
     let mut findings = Vec::new();

@@ -158,7 +158,7 @@ impl Survey {
         if let Some(wanted) = self.missing(wanted) {
             return Ok(wanted);
         }
-        let mut partitions: Vec<Partition> = table
+        let partitions: Vec<Partition> = table
             .entries
             .iter()
             .map(|entry| Partition {
@@ -174,20 +174,21 @@ impl Survey {
                 standing: Standing::Passed(PassedOver::NoDesignator),
             })
             .collect();
-        if let Some(wanted) = self.missing(contents::luks_extents(&partitions)) {
-            return Ok(wanted);
-        }
         let layout = Layout::Table {
             disk_uuid: table.disk_uuid,
             sector_size: table.sector_size,
             source: table.source,
         };
         let mut findings = contents::findings_in_front(in_front)?;
-        findings.extend(contents::read_luks(&mut partitions, &self.bytes));
         findings.extend(contents::source_finding(&table.source));
         let mut dissection =
             Dissection { image_size: self.image_size, layout, partitions, verity: Vec::new(), findings };
         candidates::choose(&mut dissection, &self.options);
+        if let Some(wanted) = self.missing(contents::luks_extents(&dissection.partitions)) {
+            return Ok(wanted);
+        }
+        let damaged = contents::read_luks(&mut dissection.partitions, &self.bytes);
+        dissection.findings.extend(damaged);
         pairing::pair(&mut dissection, &self.bytes, &self.options);
         // Of a protected partition only the hashed area will exist for anybody, so that alone decides what it holds.
         let hashed: Vec<Extent> = dissection.verity.iter().map(|set| set.data_extent).collect();

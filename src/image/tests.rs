@@ -158,3 +158,21 @@ fn a_hash_tree_that_the_policy_leaves_unused_protects_nothing() {
     }
     assert!(plan(&image, "root=unused:root-verity=unused", [None, None]).unwrap().devices.is_empty());
 }
+
+#[test]
+fn an_encrypted_slot_that_is_passed_over_is_neither_read_nor_held_against_the_image() {
+    let mut damaged = vec![0; 8 << 20];
+    damaged[..6].copy_from_slice(b"LUKS\xba\xbe");
+    damaged[6..8].copy_from_slice(&2_u16.to_be_bytes());
+    damaged[8..16].copy_from_slice(&(4_u64 << 20).to_be_bytes());
+    damaged[72..78].copy_from_slice(b"sha256");
+    let image = |label: &str| {
+        GptBuilder::new(512)
+            .partition(type_of(Designator::Root), 1, "slot_2", 0, squashfs(65536))
+            .partition(type_of(Designator::Root), 2, label, 0, damaged.clone())
+            .build()
+            .bytes
+    };
+    assert!(plan(&image("slot_1"), "*", [None, None]).is_ok());
+    assert_eq!(rules(plan(&image("slot_3"), "*", [None, None])), [Rule::LuksInvalid]);
+}
