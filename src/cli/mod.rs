@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::image::finding::is_deceptive;
 use crate::operation::cancel::{Cancel, Interrupted};
 use crate::operation::error::OperationError;
 
@@ -191,7 +192,7 @@ fn exit_status(error: &OperationError) -> u8 {
 fn say(kind: &str, text: &str) {
     let mut line = format!("ddictl: {kind}: ");
     for character in text.chars() {
-        if character.is_control() && character != '\n' {
+        if is_deceptive(character) && character != '\n' {
             line.extend(character.escape_default());
         } else {
             line.push(character);

@@ -1,5 +1,7 @@
 //! Tables of text in columns.
 
+use crate::image::finding::printable;
+
 /// Rows of cells, aligned when printed.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -17,7 +19,7 @@ impl Table {
     }
 
     pub(super) fn push<const N: usize>(&mut self, cells: [String; N]) {
-        let shown = |cell: String| if cell.is_empty() { "-".to_owned() } else { cell };
+        let shown = |cell: String| if cell.is_empty() { "-".to_owned() } else { printable(&cell) };
         self.rows.push(cells.into_iter().map(shown).collect());
     }
 

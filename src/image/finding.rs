@@ -319,7 +319,20 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Text from an image made fit for one line of output: control characters escaped, length limited.
+/// Whether a character must not reach a terminal or a log as it is: control characters move the cursor, line separators
+/// forge lines, and characters that turn the direction of text or show nothing (Unicode Standard Annex 9, section 2)
+/// make one name look like another.
+#[must_use]
+pub fn is_deceptive(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// Text from an image made fit for one line of output: deceptive characters escaped, length limited.
 #[must_use]
 pub fn printable(text: &str) -> String {
     const LIMIT: usize = 200;
@@ -327,7 +340,7 @@ pub fn printable(text: &str) -> String {
         .chars()
         .take(LIMIT)
         .flat_map(|c| {
-            let escaped = c.is_control();
+            let escaped = is_deceptive(c);
             escaped.then(|| c.escape_default()).into_iter().flatten().chain((!escaped).then_some(c))
         })
         .collect();
@@ -370,6 +383,11 @@ mod tests {
     #[test]
     fn text_of_an_image_cannot_write_to_the_terminal() {
         assert_eq!(printable("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
+        assert_eq!(printable("a\u{9b}31m\u{2028}b"), "a\\u{9b}31m\\u{2028}b");
+        for character in ['\u{202e}', '\u{2066}', '\u{200b}', '\u{61c}', '\u{feff}', '\u{e0041}'] {
+            assert!(printable(&character.to_string()).is_ascii(), "{}", character.escape_unicode());
+        }
+        assert_eq!(printable("Größe 漢字"), "Größe 漢字");
         assert!(printable(&"x".repeat(500)).chars().count() <= 201);
     }
 }

@@ -1,9 +1,9 @@
 //! What can go wrong with an operation, by who has to act: the user, the maker of the image, or this machine.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::fetch::error::FetchError;
-use crate::image::finding::Finding;
+use crate::image::finding::{Finding, is_deceptive};
 use crate::image::plan::Refusal;
 use crate::image::survey::Malformed;
 
@@ -131,7 +131,28 @@ impl OperationError {
     }
 }
 
-/// The name of an image for messages.
+/// The name of an image for reports and messages. Whoever fills a directory that is audited chooses the names in it:
+/// they must not look like lines of the report.
 pub(super) fn image_name(path: &Path) -> String {
-    PathBuf::from(path).display().to_string()
+    let mut name = String::new();
+    for character in path.to_string_lossy().chars() {
+        if is_deceptive(character) {
+            name.extend(character.escape_default());
+        } else {
+            name.push(character);
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_file_cannot_forge_a_line_of_a_report() {
+        let name = image_name(Path::new("a.raw: accept\n\u{1b}[1Ab\u{202e}.raw"));
+        assert_eq!(name, "a.raw: accept\\n\\u{1b}[1Ab\\u{202e}.raw");
+        assert_eq!(image_name(Path::new("/srv/Bild ä.raw")), "/srv/Bild ä.raw");
+    }
 }
