@@ -136,10 +136,24 @@ pub(super) fn audit_text(image: &str, policy: Option<&str>, audited: &Audited) -
         None => text.push_str("  no policy: nothing was required of this image\n"),
     }
     for finding in &audited.findings {
-        text.push_str(&format!("  {} {}: {}\n", finding.rule, finding.level, printable(&finding.message())));
+        text.push_str(&format!("  {} {}: {}\n", finding.rule, finding.level, escaped(&finding.message())));
         text.push_str(&format!("    {}\n", finding.rule.remedy()));
     }
     text
+}
+
+/// A sentence of ours with words of an image in it, on one line. Each of those words has its limit already; to cut the
+/// sentence would cut what was found.
+fn escaped(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
 }
 
 /// A plan, for people.
@@ -226,4 +240,26 @@ fn paths_text(record: &Record) -> String {
 /// A record, for programs.
 pub(super) fn record_json(record: &Record) -> Value {
     serde_json::to_value(record).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::image::finding::Rule;
+    use crate::operation::examine::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn a_verdict_shows_the_whole_of_what_was_found_on_one_line() {
+        let found = format!("\u{1b}[31m{}the end", "x".repeat(300));
+        let finding = Finding::of_image(Rule::PolicyState, "signed", found);
+        let audited =
+            Audited { verdict: Verdict::Refuse, examined: None, evaluation: None, findings: vec![finding] };
+        let text = audit_text("os.raw", Some("root=signed"), &audited);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["os.raw: refuse", "  policy: root=signed"]);
+        assert!(lines[2].starts_with("  DDI0501 error: "), "{text}");
+        assert!(lines[2].contains("found \\u{1b}[31mx") && lines[2].ends_with("xthe end"), "{text}");
+        assert_eq!(lines.len(), 4, "the remedy is the last line: {text}");
+    }
 }
