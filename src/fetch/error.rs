@@ -82,7 +82,11 @@ pub enum FetchError {
     },
 
     /// There is no certificate authority to judge an https server by.
-    #[error("no certificate authorities found, tried {}", Paths(.tried))]
+    #[error(
+        "no certificate authorities found, tried {}: install the package 'ca-certificates', or name a file with \
+         --ca-certificate= or in SSL_CERT_FILE",
+        Paths(.tried)
+    )]
     NoCertificateAuthorities {
         /// Every file that was looked at.
         tried: Vec<PathBuf>,
@@ -105,7 +109,9 @@ pub enum FetchError {
     },
 
     /// The server answers a request for a part with the whole.
-    #[error("'{url}' does not support range requests")]
+    #[error(
+        "'{url}' is not to be had in parts: its server does not answer range requests, so only the whole can be pulled"
+    )]
     RangeNotSupported {
         /// What was asked for.
         url: ImageUrl,
@@ -376,7 +382,8 @@ mod tests {
         let table: [(FetchError, &str); 5] = [
             (
                 FetchError::NoCertificateAuthorities { tried },
-                "no certificate authorities found, tried '/a.pem', '/b.pem'",
+                "no certificate authorities found, tried '/a.pem', '/b.pem': install the package 'ca-certificates', or name a \
+                 file with --ca-certificate= or in SSL_CERT_FILE",
             ),
             (
                 FetchError::Truncated { expected: Some(10), found: 3, source: None },

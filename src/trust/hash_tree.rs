@@ -225,7 +225,7 @@ pub enum HashTreeMismatch {
         found: HashAlgorithm,
     },
     /// Data blocks are not what the tree says.
-    #[error("{count} corrupt data blocks, the first of them {first:?}")]
+    #[error("corrupt data blocks: {count}, the first of them {first:?}")]
     DataBlocks {
         /// The first of them, at most [`MAXIMUM_NAMED_BLOCKS`].
         first: Vec<u64>,
