@@ -14,21 +14,21 @@ use super::{Context, Failure, Status};
 /// Attach an image file: one read-only device per planned partition
 ///
 /// Copies what is planned into memory that nobody can change, verifies it there, and only then makes devices. Prints
-/// their paths, one a line.
+/// their paths, one a line. Without --image-policy= the policy is @verified-boot.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The disk image
+    /// The disk image: a file or a block device
     image: PathBuf,
 
     /// The name that the links begin with [default: the file's name]
     #[arg(long, value_name = "NAME")]
     loop_ref: Option<LoopReference>,
 
-    /// Attach a copy in memory: the only way so far, and what is done without this option, too
+    /// Attach a copy in memory. This is done without the option, too, with a note: dm-verity is not used yet
     #[arg(long)]
     in_memory: bool,
 
-    /// Show what would be attached
+    /// Show what would be attached, from the headers and signatures; attach nothing
     #[arg(long)]
     dry_run: bool,
 

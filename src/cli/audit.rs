@@ -16,15 +16,15 @@ use super::{Context, Failure, Status, say};
 
 /// Judge images by a policy, and say what is remarkable about them
 ///
-/// Checks table, contents, geometry and signatures of each image against the policy. Needs no privilege. Without
-/// --image-policy= nothing is required, and the verdict says so.
+/// Checks table, contents, geometry and signatures of each image against the policy, and with --deep every data block.
+/// Without --image-policy= nothing is required, and the verdict says so. Needs no privilege.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The disk images: files or block devices
+    /// The disk images: files or block devices (directories and URLs are not there yet)
     #[arg(required = true)]
     images: Vec<PathBuf>,
 
-    /// How to print the results: for people, or one JSON object a line
+    /// How to print the results: for people, or one JSON object a line (SARIF and JUnit are not there yet)
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 
@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     deep: bool,
 
-    /// Fail when something at least this grave is found
+    /// Fail when something at least this grave is found; a refused image always fails
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "error")]
     fail_on: FailOn,
 

@@ -7,15 +7,16 @@ use super::{Context, Failure, Status};
 
 /// Take down what was attached
 ///
-/// With --stale: what processes that died have left behind, and records whose devices are gone.
+/// What is in use stays as it is, and the error names the user. What is not attached needs no taking down: that is said,
+/// and is no failure.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("object").required(true).multiple(false))]
 pub(super) struct Arguments {
-    /// The reference, a link, a device, or the image file
+    /// The reference that the links begin with, or a link, a device, the image file or its URL
     #[arg(group = "object")]
     what: Option<String>,
 
-    /// Take down everything that was left behind
+    /// Take down what processes that died have left behind, and records whose devices are gone
     #[arg(long, group = "object")]
     stale: bool,
 

@@ -15,7 +15,9 @@ use super::{Context, Failure, Status};
 
 /// Show what is in an image, and how each partition is really protected
 ///
-/// Every partition with its designator, file system, protection state, signer and root hash. Needs no privilege.
+/// Every partition with its designator, file system, protection state, signer and root hash, and whether the policy (*,
+/// unless --image-policy= gives another one) would use it. Nothing is refused but an image that no policy could accept.
+/// Needs no privilege.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The disk image: a file or a block device

@@ -10,7 +10,7 @@ use super::report::record_json;
 use super::table::{Table, human_size};
 use super::{Failure, Status};
 
-/// Show what is attached
+/// Show what is attached: each device with its state, protection and source
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]

@@ -44,8 +44,8 @@ const NOT_ACCEPTABLE: u8 = 3;
 acceptable (malformed, refused by policy, signature or integrity); 128 + signal when interrupted.\n\
 See ddictl(1) and ddictl.policy(5).")]
 struct Arguments {
-    /// Do not report progress or notes on standard error
-    #[arg(long, short, global = true)]
+    /// Do not report progress and notes; warnings and errors stay
+    #[arg(long, short, global = true, display_order = 900)]
     quiet: bool,
 
     #[command(subcommand)]

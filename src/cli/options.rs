@@ -15,7 +15,7 @@ use super::{Context, Failure};
 /// Whom to trust.
 #[derive(Debug, Args)]
 pub(super) struct TrustOptions {
-    /// Trust the signer with this certificate (PEM) instead of those in verity.d; may be repeated
+    /// Trust the signer with this certificate (PEM or DER) instead of those in verity.d; may be repeated
     #[arg(long, value_name = "FILE")]
     certificate: Vec<PathBuf>,
 
@@ -45,7 +45,8 @@ impl TrustOptions {
 /// What to require.
 #[derive(Debug, Args)]
 pub(super) struct PolicyOption {
-    /// What to require of the image: an image policy, or @NAME for a policy file or preset (see 'ddictl policy list')
+    /// What to require of the image: the text of an image policy, or @NAME for a policy file or preset ('ddictl policy
+    /// list' shows them)
     #[arg(long, value_name = "POLICY")]
     image_policy: Option<String>,
 }

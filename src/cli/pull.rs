@@ -13,7 +13,7 @@ use super::{Context, Failure, Status};
 /// Download an image into memory, verify it there, and attach it
 ///
 /// One process downloads, dissects, applies the policy, checks the signature and every data block, and only then makes
-/// devices. Prints their paths, one a line.
+/// devices. Prints their paths, one a line. Without --image-policy= the policy is @verified-boot.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// What to download: a raw disk image ('tar' is not there yet)
@@ -23,18 +23,19 @@ pub(super) struct Arguments {
     /// From where: http or https
     url: String,
 
-    /// The local name; links begin with NAME.raw [default: from the URL]
+    /// The local name; the links begin with NAME.raw [default: the file name in the URL without its suffixes]
     name: Option<String>,
 
-    /// How to verify the download itself: only 'no' is there yet, and has to be written out
+    /// How to verify the download itself. Only 'no' is there yet and has to be written out: the policy then decides
+    /// whether the image itself is signed well enough
     #[arg(long, value_name = "MODE", default_value = "signature")]
     verify: String,
 
-    /// Go on to block devices ('pull' alone is not there yet)
+    /// Go on to block devices; pulling without it is not there yet
     #[arg(long)]
     attach: bool,
 
-    /// Show what would be attached, from parts of the image that the server is asked for
+    /// Show what would be attached, from parts of the image that the server is asked for; attach nothing
     #[arg(long)]
     dry_run: bool,
 

@@ -15,10 +15,11 @@ use super::{Context, Failure, Status};
 /// Make a signed image of a directory tree or a file system
 ///
 /// The image has the file system, its hash tree and the signature of the root hash, after an ESP where one is given.
-/// Prints the root hash. With SOURCE_DATE_EPOCH or --seed= the same input gives the same image.
+/// Needs the private key and its certificate, or --unsigned. Prints the root hash. With SOURCE_DATE_EPOCH in the
+/// environment the same input gives the same image. Needs no privilege.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A directory tree, or a file with a file system
+    /// A directory tree, or a file with a file system in it
     source: PathBuf,
 
     /// The image to make
@@ -28,7 +29,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value = "root")]
     designator: SealedDesignator,
 
-    /// The file system for a directory tree
+    /// The file system for a directory tree, made by mksquashfs or mkfs.erofs
     #[arg(long, value_enum, default_value = "squashfs")]
     format: FormatOption,
 
@@ -48,11 +49,11 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with = "private_key")]
     unsigned: bool,
 
-    /// Derive UUIDs and salt from this UUID instead of chance
+    /// Derive UUIDs and salt from this UUID [default: chance, or zero with SOURCE_DATE_EPOCH]
     #[arg(long, value_name = "UUID")]
     seed: Option<Guid>,
 
-    /// The label of the partition, for instance NAME_VERSION
+    /// The label of the partitions, for instance NAME_VERSION [default: their types, as root-x86-64]
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
 

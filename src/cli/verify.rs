@@ -13,7 +13,8 @@ use super::{Context, Failure, Status};
 /// Check the signature, and every data block against the hash tree
 ///
 /// Works on all cores and names the first bad blocks. A signature that is there and does not hold, and an image without
-/// a hash tree, are not acceptable.
+/// a hash tree, are not acceptable. An image without a signature is, unless --image-policy=@verified-boot demands one.
+/// Needs no privilege.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The disk image: a file or a block device
