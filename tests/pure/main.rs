@@ -6,6 +6,7 @@
     reason = "a test fails by panicking; clippy knows that of functions marked #[test] only"
 )]
 
+mod drift;
 mod install;
 mod layering;
 mod runner;
