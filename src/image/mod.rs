@@ -13,7 +13,4 @@ pub mod presets;
 pub mod survey;
 
 #[cfg(test)]
-#[path = "../../tests/support/gpt_builder.rs"]
-mod gpt_builder;
-#[cfg(test)]
 mod tests;

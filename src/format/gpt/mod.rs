@@ -17,7 +17,7 @@ mod table;
 
 #[cfg(test)]
 #[path = "../../../tests/support/gpt_builder.rs"]
-mod gpt_builder;
+pub(crate) mod gpt_builder;
 #[cfg(test)]
 mod tests;
 
