@@ -19,7 +19,7 @@ use super::detach::{UNBIND_DEADLINE, remove_placed};
 use super::error::OperationError;
 use super::fault;
 use super::observer::Observer;
-use super::record::{ImageIdentity, Placed, Record, RecordStore, RecordedDevice, State};
+use super::record::{FileIdentity, ImageIdentity, Placed, Record, RecordStore, RecordedDevice, State};
 use super::verified_image::VerifiedImage;
 
 /// How long udev may take to make the links. A coldplug with hundreds of devices takes some seconds.
@@ -95,6 +95,17 @@ impl Reservation {
     /// [`OperationError::System`] where the record cannot be written.
     pub fn will_place(&mut self, placed: Placed) -> Result<(), OperationError> {
         self.record.placed = Some(placed);
+        self.store.write(&self.record)
+    }
+
+    /// Records which file is about to get the name of the placed one.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where the record cannot be written.
+    pub fn will_link(&mut self, file: FileIdentity) -> Result<(), OperationError> {
+        if let Some(placed) = &mut self.record.placed {
+            placed.file = Some(file);
+        }
         self.store.write(&self.record)
     }
 

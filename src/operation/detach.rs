@@ -1,6 +1,6 @@
 //! Taking attachments down, and reaping what processes that died left behind.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,13 @@ use crate::format::loop_reference::LoopReference;
 use crate::kernel::device_number::DeviceNumber;
 use crate::kernel::loop_device::{self, DetachError, Holders, Identity, LoopStatus};
 use crate::kernel::mount;
+use crate::kernel::open_foreign;
 use crate::kernel::placed_file;
 
 use super::activate::{LINK_DIRECTORY, wait_for_links_to_go};
 use super::error::OperationError;
 use super::fault;
-use super::record::{Placed, Record, RecordStore, State};
+use super::record::{FileIdentity, Placed, Record, RecordStore, State};
 
 /// How long the kernel may take to unbind a device that udev is looking at.
 pub(super) const UNBIND_DEADLINE: Duration = Duration::from_secs(10);
@@ -188,21 +189,28 @@ fn detach_device(
     }
 }
 
-/// Removes a file that was placed for an attachment, and the tmpfs that was made for it. What is gone is gone.
+/// Removes a file that was placed for an attachment, and the tmpfs that was made for it. What is gone is gone; what has
+/// the name and is another file stays, and is not even opened: it may be a link to anywhere or a pipe that blocks.
 pub(super) fn remove_placed(placed: &Placed) -> Result<(), OperationError> {
-    match File::open(&placed.path) {
-        Ok(file) => {
-            placed_file::clear_immutable(file.as_fd())
-                .map_err(|source| OperationError::system("removing", &placed.path, source))?;
-            match fs::remove_file(&placed.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(OperationError::system("removing", &placed.path, error));
+    let removing = |source: Box<dyn std::error::Error + Send + Sync>| {
+        OperationError::system("removing", &placed.path, source)
+    };
+    match fs::symlink_metadata(&placed.path) {
+        Ok(metadata) if metadata.is_file() && placed.file == Some(FileIdentity::of(&metadata)) => {
+            let file = open_foreign(&placed.path).map_err(|error| removing(error.into()))?;
+            let opened = file.metadata().map_err(|error| removing(error.into()))?;
+            if placed.file == Some(FileIdentity::of(&opened)) {
+                placed_file::clear_immutable(file.as_fd()).map_err(|error| removing(error.into()))?;
+                match fs::remove_file(&placed.path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(removing(error.into()));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(OperationError::system("removing", &placed.path, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(removing(error.into())),
+        _ => {}
     }
     let Some(directory) = &placed.tmpfs else {
         return Ok(());
@@ -224,4 +232,50 @@ pub(super) fn remove_placed(placed: &Placed) -> Result<(), OperationError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(path: &Path, file: Option<&Path>) -> Placed {
+        let file = file.map(|file| FileIdentity::of(&fs::metadata(file).unwrap()));
+        Placed { path: path.to_owned(), file, tmpfs: None, directory_created: false }
+    }
+
+    #[test]
+    fn the_file_that_was_placed_goes_and_one_that_is_gone_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("image.raw");
+        fs::write(&image, "ours").unwrap();
+        let placed = placed(&image, Some(&image));
+        remove_placed(&placed).unwrap();
+        assert!(!image.exists());
+        remove_placed(&placed).unwrap();
+    }
+
+    #[test]
+    fn whatever_else_has_the_name_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let (image, precious) = (directory.path().join("image.raw"), directory.path().join("precious"));
+        fs::write(&image, "somebody else was quicker").unwrap();
+        fs::write(&precious, "precious").unwrap();
+        remove_placed(&placed(&image, None)).unwrap();
+        remove_placed(&placed(&image, Some(&precious))).unwrap();
+        assert!(image.exists());
+
+        fs::remove_file(&image).unwrap();
+        std::os::unix::fs::symlink(&precious, &image).unwrap();
+        remove_placed(&placed(&image, Some(&precious))).unwrap();
+        assert!(image.symlink_metadata().unwrap().is_symlink() && precious.exists());
+    }
+
+    #[test]
+    fn a_pipe_that_has_the_name_blocks_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("image.raw");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        remove_placed(&placed(&pipe, None)).unwrap();
+        assert!(pipe.symlink_metadata().is_ok());
+    }
 }

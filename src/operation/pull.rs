@@ -30,7 +30,7 @@ use super::detach::detach_stale;
 use super::error::OperationError;
 use super::fault;
 use super::observer::Observer;
-use super::record::Placed;
+use super::record::{FileIdentity, Placed};
 use super::source::ImageSource;
 use super::trust_store::TrustStore;
 use super::verified_image::{ImmutableImage, VerifiedImage, plan};
@@ -138,7 +138,7 @@ pub fn pull(
     let room = room_for(body.total(), &request.url)?;
     let mut reservation = Reservation::make(&reference, &request.url.to_string())?;
     let verified = place(body, request, &target, room, &mut reservation, observer, cancel)
-        .and_then(|image| verify_and_link(image, request, trust, observer, cancel));
+        .and_then(|image| verify_and_link(image, request, trust, &mut reservation, observer, cancel));
     match verified {
         Ok(verified) => reservation.activate(&verified, observer, cancel),
         Err(cause) => Err(reservation.undo(cause)),
@@ -186,13 +186,25 @@ fn place(
     let free = absent || is_free(directory)?;
     reservation.will_place(Placed {
         path: target.to_owned(),
+        file: None,
         tmpfs: free.then(|| directory.clone()),
         directory_created: absent,
     })?;
     fault::point("pull:recorded")?;
     let root = if free {
-        let tmpfs = OwnTmpfs::mount_on(directory, room, 0o755)
-            .map_err(|source| OperationError::system("mounting a tmpfs on", directory, source))?;
+        let tmpfs = match OwnTmpfs::mount_on(directory, room, 0o755) {
+            Ok(tmpfs) => tmpfs,
+            Err(source) => {
+                // What is mounted there now, if anything, is somebody else's: undoing must leave it alone.
+                reservation.will_place(Placed {
+                    path: target.to_owned(),
+                    file: None,
+                    tmpfs: None,
+                    directory_created: false,
+                })?;
+                return Err(OperationError::system("mounting a tmpfs on", directory, source));
+            }
+        };
         let root = tmpfs.root().map_err(|source| OperationError::system("opening", directory, source))?;
         // The record names it: undoing takes it down, also after this process died.
         tmpfs.keep();
@@ -212,7 +224,7 @@ fn place(
         .map_err(|source| OperationError::system("making a file in", directory, source))?;
     let total = body.total().map(ByteLength::new);
     observer.started("downloading", total);
-    let received = receive(&mut body, file.file(), &request.url, observer, cancel);
+    let received = receive(&mut body, file.file(), room, &request.url, observer, cancel);
     observer.finished();
     let (size, digest) = received?;
     fault::point("pull:received")?;
@@ -231,6 +243,7 @@ fn is_free(directory: &Path) -> Result<bool, OperationError> {
 fn receive(
     body: &mut Body,
     file: &fs::File,
+    room: ByteLength,
     url: &ImageUrl,
     observer: &dyn Observer,
     cancel: &Cancel,
@@ -246,13 +259,17 @@ fn receive(
         if offset == 0 {
             refuse_other_formats(chunk, url)?;
         }
+        let full = || {
+            let problem = format!("no room is left after {offset} bytes: the image does not fit into memory");
+            OperationError::state("writing the image of", url, problem)
+        };
+        // A tmpfs that was there already may have no limit of its own, and zeros take no room at all.
+        if offset.saturating_add(ByteLength::of(chunk).bytes()) > room.bytes() {
+            return Err(full());
+        }
         digest.update(chunk);
         write_sparse(file, chunk, offset).map_err(|source| match source.kind() {
-            io::ErrorKind::StorageFull => OperationError::state(
-                "writing the image of",
-                url,
-                format!("no room is left after {offset} bytes: the image does not fit into memory"),
-            ),
+            io::ErrorKind::StorageFull => full(),
             _ => OperationError::system("writing the image of", url.to_string(), source),
         })?;
         let length = chunk.len();
@@ -303,6 +320,7 @@ fn verify_and_link(
     arrived: Arrived,
     request: &PullRequest,
     trust: &TrustStore,
+    reservation: &mut Reservation,
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<VerifiedImage, OperationError> {
@@ -318,6 +336,11 @@ fn verify_and_link(
     let image = ImmutableImage::new(file, &url, arrived.size, Some(arrived.digest.clone()));
     let verified = VerifiedImage::verify(image, trust, &request.policy, observer, cancel)?;
     fault::point("pull:verified")?;
+    let metadata = complete
+        .file()
+        .metadata()
+        .map_err(|source| OperationError::system("placing the image as", &arrived.name, source))?;
+    reservation.will_link(FileIdentity::of(&metadata))?;
     complete.link_as(&arrived.name).map_err(placing)?;
     fault::point("pull:linked")?;
     // Not every kernel has the flag on tmpfs; the permissions and the missing writers hold without it.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::format::loop_reference::LoopReference;
+use crate::kernel::device_number::DeviceNumber;
 use crate::kernel::loop_device::LoopStatus;
 use crate::kernel::process::process_start_time;
 use crate::kernel::state_file::{self, FileLock};
@@ -106,10 +107,30 @@ pub struct ImageIdentity {
 pub struct Placed {
     /// The file.
     pub path: PathBuf,
+    /// Which file that is; absent until it is about to get this name. Whatever else has the name is not ours to remove.
+    pub file: Option<FileIdentity>,
     /// The directory on which a tmpfs was mounted for it.
     pub tmpfs: Option<PathBuf>,
     /// Whether that directory was made for it.
     pub directory_created: bool,
+}
+
+/// One file among all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
+    /// The number of the file system's device, as `MAJOR:MINOR`.
+    pub device: String,
+    /// The inode.
+    pub inode: u64,
+}
+
+impl FileIdentity {
+    /// The identity of the file with this metadata.
+    #[must_use]
+    pub fn of(metadata: &fs::Metadata) -> Self {
+        let device = DeviceNumber::of_file_system(metadata).to_string();
+        Self { device, inode: std::os::unix::fs::MetadataExt::ino(metadata) }
+    }
 }
 
 /// One device of an attachment.
