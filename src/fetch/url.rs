@@ -71,6 +71,17 @@ impl ImageUrl {
         }
     }
 
+    /// The URL for everybody to see: without the query and the fragment either, which in a signed URL are as good as a
+    /// password.
+    #[must_use]
+    pub fn without_secrets(&self) -> String {
+        let mut url = Url::clone(&self.0);
+        let query = url.query().map(|_| "***");
+        url.set_query(query);
+        url.set_fragment(None);
+        without_credentials(url.as_str())
+    }
+
     /// The last component of the path, decoded; `None` where it is empty or could not be the name of a file: not
     /// UTF-8, `.` or `..`, or with a slash or a control character in it.
     #[must_use]
@@ -252,5 +263,16 @@ mod tests {
     fn the_host_is_named_with_its_port() {
         assert_eq!(ImageUrl::parse("https://u:p@a.example/").unwrap().host(), "a.example:443");
         assert_eq!(ImageUrl::parse("http://[::1]:8080/").unwrap().host(), "[::1]:8080");
+    }
+
+    #[test]
+    fn what_everybody_may_read_has_no_secrets() {
+        for (text, expected) in [
+            ("https://a.example/i.raw?X-Signature=s3cret#t0ken", "https://a.example/i.raw?***"),
+            ("https://me:s3cret@a.example/i.raw", "https://***@a.example/i.raw"),
+            ("https://a.example/i.raw", "https://a.example/i.raw"),
+        ] {
+            assert_eq!(ImageUrl::parse(text).unwrap().without_secrets(), expected);
+        }
     }
 }

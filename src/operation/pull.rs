@@ -136,7 +136,7 @@ pub fn pull(
     }
     let body = client(request, cancel).get(&request.url).map_err(fetching(&request.url))?;
     let room = room_for(body.total(), &request.url)?;
-    let mut reservation = Reservation::make(&reference, &request.url.to_string())?;
+    let mut reservation = Reservation::make(&reference, &request.url.without_secrets())?;
     let verified = place(body, request, &target, room, &mut reservation, observer, cancel)
         .and_then(|image| verify_and_link(image, request, trust, &mut reservation, observer, cancel));
     match verified {
@@ -332,7 +332,8 @@ fn verify_and_link(
         .file()
         .try_clone()
         .map_err(|source| OperationError::system("placing the image as", &arrived.name, source))?;
-    let url = request.url.to_string();
+    // It goes into the record, which everybody may read.
+    let url = request.url.without_secrets();
     let image = ImmutableImage::new(file, &url, arrived.size, Some(arrived.digest.clone()));
     let verified = VerifiedImage::verify(image, trust, &request.policy, observer, cancel)?;
     fault::point("pull:verified")?;
