@@ -34,10 +34,13 @@ pub(super) fn make(
     if !metadata.is_dir() {
         return copy_file_system(&request.source, target);
     }
+    // A name that begins with '-' is a name and no option.
+    let here = Path::new(".");
+    let (source, target) = (here.join(&request.source), here.join(target));
     match request.format {
         SealFormat::Squashfs => {
             let mut command = Command::new("mksquashfs");
-            command.args([request.source.as_os_str(), target.as_os_str()]);
+            command.args([&source, &target]);
             command.args(["-noappend", "-no-progress", "-quiet", "-comp", "zstd", "-no-exports"]);
             run(command, "squashfs-tools", cancel)
         }
@@ -47,7 +50,7 @@ pub(super) fn make(
             if let Some(epoch) = request.source_date_epoch {
                 command.arg("-T").arg(epoch.to_string());
             }
-            command.args([target.as_os_str(), request.source.as_os_str()]);
+            command.args([&target, &source]);
             run(command, "erofs-utils", cancel)
         }
     }
