@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::format::loop_reference::LoopReference;
 use crate::image::assessment::{Assessed, Assessment};
-use crate::image::dissection::{Dissection, Layout, Partition, Standing};
+use crate::image::dissection::{Dissection, Layout, Partition, Standing, VeritySet};
 use crate::image::finding::{Finding, printable};
 use crate::image::plan::ActivationPlan;
 use crate::image::policy::Use;
@@ -17,10 +17,16 @@ use super::table::{Table, human_size};
 /// The partitions as `audit` and `dissect` print them.
 pub(super) fn partitions_json(dissection: &Dissection, assessment: &Assessment, uses: &[Use]) -> Value {
     let each = dissection.partitions.iter().zip(&assessment.partitions).zip(uses);
-    each.map(|((partition, assessed), decision)| partition_json(partition, assessed, *decision)).collect()
+    each.map(|((partition, assessed), decision)| partition_json(dissection, partition, assessed, *decision))
+        .collect()
 }
 
-fn partition_json(partition: &Partition, assessed: &Assessed, decision: Use) -> Value {
+fn partition_json(
+    dissection: &Dissection,
+    partition: &Partition,
+    assessed: &Assessed,
+    decision: Use,
+) -> Value {
     json!({
         "number": partition.number.map(|number| number.get()),
         "designator": partition.designator().map(|designator| designator.as_str()),
@@ -32,7 +38,7 @@ fn partition_json(partition: &Partition, assessed: &Assessed, decision: Use) -> 
         "size": partition.extent.length().bytes(),
         "read_only": partition.attributes.read_only(),
         "growfs": partition.attributes.growfs(),
-        "file_system": content_word(partition),
+        "file_system": content_word(dissection, partition),
         "protection": assessed.protection.as_str(),
         "use": use_word(decision),
         "root_hash": assessed.root_hash.as_ref().map(ToString::to_string),
@@ -41,8 +47,10 @@ fn partition_json(partition: &Partition, assessed: &Assessed, decision: Use) -> 
 }
 
 /// What is in a partition, in the words of blkid and systemd.
-fn content_word(partition: &Partition) -> Option<String> {
+fn content_word(dissection: &Dissection, partition: &Partition) -> Option<String> {
+    let signs = |set: &VeritySet| set.signatures.iter().any(|(number, _)| partition.number == Some(*number));
     match partition.superblocks.as_slice() {
+        [] if dissection.verity.iter().any(signs) => Some("verity_hash_signature".to_owned()),
         [] => None,
         several => Some(several.iter().map(|s| s.kind.as_str().to_owned()).collect::<Vec<_>>().join("+")),
     }
@@ -93,7 +101,7 @@ pub(super) fn partitions_text(
                 .map_or_else(|| partition.partition_type.name().unwrap_or_default(), |d| d.to_string()),
             partition.architecture().map_or_else(String::new, |architecture| architecture.to_string()),
             human_size(partition.extent.length().bytes()),
-            content_word(partition).unwrap_or_default(),
+            content_word(dissection, partition).unwrap_or_default(),
             assessed.protection.as_str().to_owned(),
             use_word(*decision).to_owned(),
             printable(&partition.label.to_string()),

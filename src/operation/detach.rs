@@ -151,7 +151,7 @@ fn take_down(store: &RecordStore, mut record: Record) -> Result<(), OperationErr
     for device in &devices {
         let holders = Holders::of(device.device);
         if holders != Holders::default() {
-            let problem = format!("/dev/loop{} is in use: {holders}", device.number);
+            let problem = format!("/dev/loop{} is in use ({holders}): release it first", device.number);
             return Err(OperationError::state("detaching", &record.reference, problem));
         }
     }
