@@ -305,11 +305,16 @@ impl Finding {
         self
     }
 
-    /// The whole sentence: where, what, expected, found.
+    /// The whole sentence: where, what, expected, found. What was found may begin with what exactly was expected there,
+    /// and then goes on from the general to the particular.
     #[must_use]
     pub fn message(&self) -> String {
         let place = self.partition.map(|number| format!("partition {number}: ")).unwrap_or_default();
-        format!("{place}{}: expected {}, found {}", self.rule.title(), self.expected, self.found)
+        let title = self.rule.title();
+        if self.found.starts_with("expected ") {
+            return format!("{place}{title}: expected {}: {}", self.expected, self.found);
+        }
+        format!("{place}{title}: expected {}, found {}", self.expected, self.found)
     }
 }
 
@@ -378,6 +383,21 @@ mod tests {
                 "{rule}"
             );
         }
+    }
+
+    #[test]
+    fn a_sentence_goes_from_the_general_to_the_particular() {
+        let number = PartitionNumber::new(2);
+        let general = Finding::of_partition(Rule::EspNotVfat, number, "vfat", "ext4");
+        assert_eq!(
+            general.message(),
+            "partition 2: a boot partition that is not a sane vfat: expected vfat, found ext4"
+        );
+        let exact = Finding::of_partition(Rule::EspNotVfat, number, "vfat", "expected two FATs, found 1");
+        assert_eq!(
+            exact.message(),
+            "partition 2: a boot partition that is not a sane vfat: expected vfat: expected two FATs, found 1"
+        );
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl SurveyOptions {
 
 /// The image as a whole is not acceptable, whatever a policy says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("malformed image: {}", .finding.message())]
+#[error("{}: {}\n  {}", .finding.rule.code(), .finding.message(), .finding.rule.remedy())]
 pub struct Malformed {
     /// The rule that the image breaks.
     pub finding: Finding,

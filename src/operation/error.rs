@@ -14,7 +14,7 @@ use super::cancel::Interrupted;
 #[non_exhaustive]
 pub enum OperationError {
     /// The image is not acceptable as a whole.
-    #[error("examining '{image}': {}", explain(.source))]
+    #[error("examining '{image}'")]
     Malformed {
         /// Which image.
         image: String,
@@ -85,10 +85,6 @@ pub enum OperationError {
     },
 }
 
-fn explain(malformed: &Malformed) -> String {
-    format!("{}: {}", malformed.finding.rule.code(), explain_finding(&malformed.finding))
-}
-
 fn explain_finding(finding: &Finding) -> String {
     format!("{}\n  {}", finding.message(), finding.rule.remedy())
 }
@@ -147,6 +143,8 @@ pub(super) fn image_name(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::image::finding::Rule;
+
     use super::*;
 
     #[test]
@@ -154,5 +152,17 @@ mod tests {
         let name = image_name(Path::new("a.raw: accept\n\u{1b}[1Ab\u{202e}.raw"));
         assert_eq!(name, "a.raw: accept\\n\\u{1b}[1Ab\\u{202e}.raw");
         assert_eq!(image_name(Path::new("/srv/Bild ä.raw")), "/srv/Bild ä.raw");
+    }
+
+    #[test]
+    fn a_malformed_image_is_explained_once() {
+        let finding = Finding::of_image(Rule::SuperblockBeforeTable, "a partition table alone", "squashfs");
+        let error = OperationError::Malformed { image: "os.raw".to_owned(), source: Malformed { finding } };
+        assert_eq!(
+            error.with_causes(),
+            "examining 'os.raw': DDI0112: a superblock in front of the partition table: expected a partition table \
+             alone, found squashfs\n  do not use this image: some tools read it as one file system and others as a \
+             partitioned disk"
+        );
     }
 }
