@@ -31,6 +31,24 @@
 //! do without giving a reason on the spot; it knows no layers, which is why the scan exists. `unsafe_code` is denied
 //! everywhere, forbidden in the layers without I/O, and excused file by file in `kernel/raw/`.
 //!
+//! # What holds
+//!
+//! Whoever owns the network, the server and every byte of the image can make these fail no more than a typing error can.
+//! The kernel, root, the trust anchors and the command line are trusted.
+//!
+//! 1. Nothing usable appears that the policy did not plan: no device and no link shows a byte outside the plan.
+//! 2. Every used partition has exactly one protection state, found from its content, and that state is tested against the
+//!    policy. Nothing is retried with less.
+//! 3. What was verified is what is used: descriptors of memory that nobody can write any more are handed on inside one
+//!    process, never paths.
+//! 4. Failure leaves nothing behind, for every error and catchable signal. After SIGKILL nothing has a link, and the next
+//!    command that attaches takes down what is left.
+//! 5. Parsers are total: a value or a typed error, in bounded time and memory.
+//! 6. Every refusal says which rule, which partition, what was expected, what was found, and what can be done.
+//! 7. 'Verified' is a value that only [`trust`] can make, from a check that ran.
+//! 8. A signature covers a bare root hash, neither a name nor a version: whatever was signed once can be presented again
+//!    to whoever does not pin the root hash.
+//!
 //! # How an image becomes devices
 //!
 //! [`image`] surveys it by saying which bytes it needs next, and gets them from a file, from HTTP ranges or from a
