@@ -8,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::sparse::Window;
+use super::sparse::{SparseBytes, Window};
 use super::units::{ByteLength, ByteOffset, Extent};
 
 mod crc32c;
@@ -275,11 +275,18 @@ pub fn probe_extents(length: ByteLength) -> Vec<Extent> {
 }
 
 /// All superblocks in a partition, of which the [`probe_extents`] must have been read: what was not read is not found.
+/// What was read besides makes no difference, so that all readers of an image, however much they read, see the same.
 ///
 /// A magic alone is not a superblock where the format says more: the fields that everything else hangs on must be
 /// sane, so that random bytes are not mistaken for one.
 #[must_use]
 pub fn probe(window: &Window<'_>) -> Vec<Superblock> {
+    let mut looked_at = SparseBytes::new();
+    for part in probe_extents(window.length()) {
+        let read = part.length().in_memory().and_then(|length| window.get(part.start().bytes(), length));
+        looked_at.insert(part.start(), read.unwrap_or_default());
+    }
+    let window = &Window::new(&looked_at, Extent::from_beginning(window.length()));
     let mut found = Vec::new();
     found.extend(luks::probe(window));
     found.extend(file_systems::probe(window));

@@ -109,6 +109,20 @@ fn everything_is_what_libblkid_says_it_is_and_nothing_else() {
 }
 
 #[test]
+fn what_was_read_besides_makes_no_difference() {
+    // An EROFS of 16 KiB blocks with a checksum, and an XFS of 32 KiB sectors: both cover more than a probe reads.
+    let erofs = Fixture::load("erofs").patched(1024 + 8, &[1, 0, 0, 0, 14]);
+    let xfs = Fixture::load("xfs-4k").patched(102, &[0x80, 0]).patched(121, &[15]);
+    for mut fixture in FIXTURES.iter().map(|(name, _)| Fixture::load(name)).chain([erofs, xfs]) {
+        let found = fixture.probe();
+        assert!(!found.is_empty(), "{}", fixture.blkid);
+        let beginning = Extent::from_beginning(ByteLength::new(fixture.length.min(128 << 10)));
+        fixture.bytes.insert(ByteOffset::ZERO, &fixture.all(beginning));
+        assert_eq!(fixture.probe(), found, "{}", fixture.blkid);
+    }
+}
+
+#[test]
 fn sizes_are_what_was_made() {
     for (name, size) in [
         ("btrfs", 128 << 20),
