@@ -78,7 +78,16 @@ pub enum VeritySignatureError {
         /// How many there are.
         found: ByteLength,
     },
+    /// There are more values and keys than any signature needs: in memory each takes a hundred times its text.
+    #[error("expected at most {MAXIMUM_VALUES} values, found {found}")]
+    TooManyValues {
+        /// How many there can be.
+        found: usize,
+    },
 }
+
+/// The most values and keys in the object: the three that it has, and those that a later version may add.
+const MAXIMUM_VALUES: usize = 1024;
 
 /// The signature cannot be written into a partition of that size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +134,11 @@ impl VeritySignature {
         }
         if !text.starts_with(b"{") || !text.ends_with(b"}") {
             return Err(VeritySignatureError::NotOneObject);
+        }
+        // Every value but the first stands behind one of these.
+        let found = text.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+        if found > MAXIMUM_VALUES {
+            return Err(VeritySignatureError::TooManyValues { found });
         }
         let mut reader = serde_json::Deserializer::from_slice(text);
         let object = Object::deserialize(&mut reader).map_err(VeritySignatureError::Syntax)?;
@@ -320,15 +334,19 @@ mod tests {
         for text in ["{}}", "{]}", "{\"a\":}", "{'a':1}", "{\"a\":1,}"] {
             assert!(matches!(refusal(text), E::Syntax(_) | E::NotOneObject), "{text}");
         }
-        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let parse = |text: String| VeritySignature::parse(text.as_bytes());
+        assert!(matches!(parse(format!("{{\"signature\":{}}}", deep(1000))), Err(E::Syntax(_))));
         assert!(matches!(
-            VeritySignature::parse(format!("{{\"signature\":{deep}}}").as_bytes()),
-            Err(E::Syntax(_))
-        ));
-        assert!(matches!(
-            VeritySignature::parse(format!("{{\"unknown\":{deep}}}").as_bytes()),
+            parse(format!("{{\"unknown\":{}}}", deep(1000))),
             Err(E::MissingKey { key: "rootHash" })
         ));
+        for many in [deep(100_000), format!("[0{}]", ",0".repeat(1 << 20)), "[[]".repeat(1 << 20)] {
+            assert!(matches!(
+                parse(format!("{{\"signature\":{many}}}")),
+                Err(E::TooManyValues { found }) if found > 100_000
+            ));
+        }
         let large = vec![0; (4 << 20) + 1];
         assert!(matches!(VeritySignature::parse(&large), Err(E::TooLarge { .. })));
         assert!(matches!(VeritySignature::parse(&large[1..]), Err(E::Empty)));

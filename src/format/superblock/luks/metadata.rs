@@ -79,6 +79,8 @@ pub struct KeyDerivation {
 impl Luks2Metadata {
     /// The most that is read: systemd's limit, four times what the largest header has.
     pub const MAX: u64 = 16 << 20;
+    /// The most values that are read: 32 key slots and 32 tokens, the most there can be, take a tenth of it.
+    pub const MAXIMUM_VALUES: usize = 16 << 10;
 
     /// The metadata that a JSON area holds: one object, then NULs.
     ///
@@ -93,6 +95,11 @@ impl Luks2Metadata {
         let (text, behind) = area.split_at(end);
         if behind.iter().any(|byte| *byte != 0) {
             return Err(LuksError::BytesBehindMetadata);
+        }
+        // Every value but the first stands behind one of these.
+        let found = text.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+        if found > Self::MAXIMUM_VALUES {
+            return Err(LuksError::TooManyValues { found });
         }
         let value: serde_json::Value =
             serde_json::from_slice(text).map_err(|error| LuksError::Syntax { message: error.to_string() })?;
@@ -287,7 +294,11 @@ mod tests {
         let structure = |path: &str, expected| LuksError::Structure { path: path.to_owned(), expected };
         assert!(matches!(refusal(""), LuksError::Syntax { .. }));
         assert!(matches!(refusal("{} {}"), LuksError::Syntax { .. }));
-        assert!(matches!(refusal(&"[".repeat(100_000)), LuksError::Syntax { .. }));
+        assert!(matches!(refusal(&"[".repeat(10_000)), LuksError::Syntax { .. }));
+        let found = 1 << 20;
+        for many in ["[", "{", ",0"] {
+            assert_eq!(refusal(&many.repeat(found)), LuksError::TooManyValues { found });
+        }
         assert_eq!(refusal("{}\0x"), LuksError::BytesBehindMetadata);
         assert_eq!(refusal("[]"), structure("metadata.segments", "a member"));
         assert_eq!(refusal(r#"{"segments":[]}"#), structure("metadata.segments", "an object"));

@@ -117,6 +117,12 @@ pub enum LuksError {
         /// What the JSON parser says.
         message: String,
     },
+    /// The metadata has more values than any volume needs: in memory each takes a hundred times its text.
+    #[error("expected at most {} values in LUKS2 metadata, found {found}", Luks2Metadata::MAXIMUM_VALUES)]
+    TooManyValues {
+        /// How many there can be.
+        found: usize,
+    },
     /// The partition ends within the header, or it was not read.
     #[error("expected a whole LUKS header, found less")]
     Truncated,
