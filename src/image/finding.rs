@@ -121,6 +121,9 @@ rules! {
     /// A hybrid MBR.
     HybridMbr = "DDI0116", Error, "an MBR with partitions of its own beside the protective one",
         "build the image with a plain protective MBR: the kernel and firmware may read either table";
+    /// Signature partitions and LUKS headers that take more than may be read.
+    TooMuchToRead = "DDI0117", Error, "more metadata than any image needs",
+        "build the image with signature partitions and LUKS headers of the usual sizes";
 
     /// Several superblocks in one partition.
     SeveralSuperblocks = "DDI0201", Error, "several superblocks in one partition",

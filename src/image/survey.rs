@@ -1,8 +1,8 @@
 //! Dissection as a state machine without I/O: says which bytes it needs, is fed with them, ends with a [`Dissection`].
 //!
 //! The same code so dissects a file, a body on its way through the network, and an image on a server that answers
-//! ranges. Each round asks for all that is known to be needed; four rounds are enough for any image: headers, tables,
-//! superblocks and signatures, LUKS metadata.
+//! ranges. Each round asks for all that is known to be needed; five rounds are enough for any image: headers, tables,
+//! superblocks and signatures, LUKS metadata, superblocks of the areas that a hash tree covers.
 
 use crate::format::architecture::Architecture;
 use crate::format::designator::{Designator, VerityRole};
@@ -13,7 +13,6 @@ use crate::format::root_hash::RootHash;
 use crate::format::sparse::{SparseBytes, Window};
 use crate::format::superblock::{self, Superblock, SuperblockKind};
 use crate::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
-use crate::format::verity::VeritySuperblock;
 use crate::format::verity_signature::VeritySignature;
 
 use super::candidates;
@@ -24,6 +23,11 @@ use super::pairing;
 
 /// More partitions than this nobody needs, and each costs reading: the size of a usual table.
 const MAXIMUM_PARTITIONS: usize = 128;
+
+/// The most that is read of an image. Signature partitions and LUKS headers of the sizes that tools make take a few KiB
+/// each; of the largest that their formats have, eight are room for one of every designator, and a hundred would be half
+/// a gigabyte that an attacker makes us hold.
+pub const MAXIMUM_READ: ByteLength = ByteLength::new(64 << 20);
 
 /// What a dissection is told from outside.
 #[derive(Debug, Clone)]
@@ -121,19 +125,20 @@ impl Survey {
     }
 
     fn examine(&self) -> Result<Progress, Malformed> {
+        let needed = &mut 0;
         let whole = Extent::from_beginning(self.image_size);
         let mut first = gpt::probe_extents(self.image_size);
         first.extend(superblock_extents(whole));
-        if let Some(wanted) = self.missing(first) {
+        if let Some(wanted) = self.missing(first, needed)? {
             return Ok(wanted);
         }
         let superblocks = superblock::probe(&Window::new(&self.bytes, whole));
         let headers = Headers::find(&self.bytes, self.image_size, self.options.sector_size)
             .map_err(|error| Malformed { finding: contents::table_finding(&error) })?;
         let Some(headers) = headers else {
-            return self.examine_bare(whole, superblocks);
+            return self.examine_bare(whole, superblocks, needed);
         };
-        if let Some(wanted) = self.missing(headers.table_extents()) {
+        if let Some(wanted) = self.missing(headers.table_extents(), needed)? {
             return Ok(wanted);
         }
         let table = headers
@@ -147,15 +152,20 @@ impl Survey {
                 found,
             ));
         }
-        self.examine_table(&table, &superblocks)
+        self.examine_table(&table, &superblocks, needed)
     }
 
-    fn examine_table(&self, table: &GptTable, in_front: &[Superblock]) -> Result<Progress, Malformed> {
+    fn examine_table(
+        &self,
+        table: &GptTable,
+        in_front: &[Superblock],
+        needed: &mut u64,
+    ) -> Result<Progress, Malformed> {
         let wanted = table.entries.iter().flat_map(|entry| {
             let role = PartitionType::of(entry.type_uuid).designator().and_then(Designator::verity_role);
             content_extents(entry.extent, role)
         });
-        if let Some(wanted) = self.missing(wanted) {
+        if let Some(wanted) = self.missing(wanted, needed)? {
             return Ok(wanted);
         }
         let partitions: Vec<Partition> = table
@@ -184,7 +194,7 @@ impl Survey {
         let mut dissection =
             Dissection { image_size: self.image_size, layout, partitions, verity: Vec::new(), findings };
         candidates::choose(&mut dissection, &self.options);
-        if let Some(wanted) = self.missing(contents::luks_extents(&dissection.partitions)) {
+        if let Some(wanted) = self.missing(contents::luks_extents(&dissection.partitions), needed)? {
             return Ok(wanted);
         }
         let damaged = contents::read_luks(&mut dissection.partitions, &self.bytes);
@@ -192,7 +202,7 @@ impl Survey {
         pairing::pair(&mut dissection, &self.bytes, &self.options);
         // Of a protected partition only the hashed area will exist for anybody, so that alone decides what it holds.
         let hashed: Vec<Extent> = dissection.verity.iter().map(|set| set.data_extent).collect();
-        if let Some(wanted) = self.missing(hashed.into_iter().flat_map(superblock_extents)) {
+        if let Some(wanted) = self.missing(hashed.into_iter().flat_map(superblock_extents), needed)? {
             return Ok(wanted);
         }
         for set in &dissection.verity {
@@ -206,7 +216,12 @@ impl Survey {
     }
 
     /// An image without a table is one extent, if it holds one thing that is known.
-    fn examine_bare(&self, whole: Extent, superblocks: Vec<Superblock>) -> Result<Progress, Malformed> {
+    fn examine_bare(
+        &self,
+        whole: Extent,
+        superblocks: Vec<Superblock>,
+        needed: &mut u64,
+    ) -> Result<Progress, Malformed> {
         let usable = |superblock: &Superblock| {
             matches!(superblock.kind, SuperblockKind::FileSystem(_) | SuperblockKind::Luks(_))
         };
@@ -229,7 +244,9 @@ impl Survey {
             luks2: None,
             standing: Standing::Chosen(Designator::Root),
         };
-        if let Some(wanted) = self.missing(contents::luks_extents(std::slice::from_ref(&partition))) {
+        if let Some(wanted) =
+            self.missing(contents::luks_extents(std::slice::from_ref(&partition)), needed)?
+        {
             return Ok(wanted);
         }
         let mut dissection = Dissection {
@@ -245,29 +262,39 @@ impl Survey {
     }
 
     /// Those of `extents` that have not been fed, within the image; `None` where there are none.
-    fn missing(&self, extents: impl IntoIterator<Item = Extent>) -> Option<Progress> {
+    ///
+    /// `needed` counts the bytes of all stages, fed or not: an image is refused for what it needs, in whatever order a
+    /// source gives it.
+    fn missing(
+        &self,
+        extents: impl IntoIterator<Item = Extent>,
+        needed: &mut u64,
+    ) -> Result<Option<Progress>, Malformed> {
         let whole = Extent::from_beginning(self.image_size);
-        let missing: Vec<Extent> = extents
-            .into_iter()
-            .filter(|extent| {
-                !extent.is_empty() && whole.contains(*extent) && self.bytes.get(*extent).is_none()
-            })
-            .collect();
-        (!missing.is_empty()).then_some(Progress::Wants(missing))
+        let mut extents: Vec<Extent> =
+            extents.into_iter().filter(|extent| !extent.is_empty() && whole.contains(*extent)).collect();
+        *needed = extents.iter().fold(*needed, |sum, extent| sum.saturating_add(extent.length().bytes()));
+        if *needed > MAXIMUM_READ.bytes() {
+            return Err(Malformed::new(
+                Rule::TooMuchToRead,
+                format!("at most {MAXIMUM_READ} bytes of tables, superblocks and signatures"),
+                format!("{needed} bytes"),
+            ));
+        }
+        extents.retain(|extent| self.bytes.get(*extent).is_none());
+        Ok((!extents.is_empty()).then_some(Progress::Wants(extents)))
     }
 }
 
-/// What has to be read of a partition to know what it is.
+/// What has to be read of a partition to know what it is, and what it says if it is a hash or signature partition.
 fn content_extents(extent: Extent, role: Option<VerityRole>) -> Vec<Extent> {
     match role {
-        Some(VerityRole::Signature) => {
-            vec![extent.truncated(ByteLength::new(VeritySignature::MAX))]
+        Some(VerityRole::Signature) if extent.length().bytes() <= VeritySignature::MAX => vec![extent],
+        // A larger signature partition is refused for its size; a hash tree's superblock is where those of file
+        // systems are.
+        Some(VerityRole::Signature | VerityRole::Hash | VerityRole::Data) | None => {
+            superblock_extents(extent)
         }
-        Some(VerityRole::Hash) => {
-            let size = u64::try_from(VeritySuperblock::SIZE).unwrap_or(u64::MAX);
-            vec![extent.truncated(ByteLength::new(size))]
-        }
-        Some(VerityRole::Data) | None => superblock_extents(extent),
     }
 }
 
@@ -276,4 +303,64 @@ fn superblock_extents(extent: Extent) -> Vec<Extent> {
         .into_iter()
         .filter_map(|part| extent.part(ByteLength::new(part.start().bytes()), part.length()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::gpt::gpt_builder::GptBuilder;
+
+    const MIB: usize = 1 << 20;
+
+    /// The type of a signature partition for x86-64.
+    const SIGNATURE: u128 = 0x41092b05_9fc8_4523_994f_2def0408b176;
+
+    /// Answers everything that is asked for, and says how many rounds and bytes that were.
+    fn dissect(bytes: &[u8]) -> (Result<Dissection, Malformed>, usize, usize) {
+        let mut survey = Survey::new(ByteLength::of(bytes), SurveyOptions::new(Architecture::X86_64));
+        let (mut rounds, mut read) = (0, 0);
+        loop {
+            let wanted = survey.wanted();
+            if wanted.is_empty() {
+                return (survey.finish(), rounds, read);
+            }
+            rounds += 1;
+            for extent in wanted {
+                let start = extent.start().bytes().try_into().unwrap();
+                let piece = &bytes[start..][..extent.length().in_memory().unwrap()];
+                read += piece.len();
+                survey.feed(extent.start(), piece);
+            }
+        }
+    }
+
+    fn with_signatures(count: u128, length: usize) -> Vec<u8> {
+        let add = |builder: GptBuilder, number| {
+            builder.partition(SIGNATURE, number, "signature", 0, vec![0; length])
+        };
+        (1..=count).fold(GptBuilder::new(512), add).build().bytes
+    }
+
+    #[test]
+    fn more_metadata_than_any_image_needs_is_refused_before_it_is_read() {
+        let image = with_signatures(16, 4 * MIB);
+        let (result, rounds, read) = dissect(&image);
+        assert_eq!(result.unwrap_err().finding.rule, Rule::TooMuchToRead);
+        assert!(rounds == 2 && read < MIB, "{read} bytes in {rounds} rounds");
+
+        let mut survey = Survey::new(ByteLength::of(&image), SurveyOptions::new(Architecture::X86_64));
+        survey.feed(ByteOffset::ZERO, &image);
+        assert_eq!(survey.finish().unwrap_err().finding.rule, Rule::TooMuchToRead, "fed from the beginning");
+
+        let (result, rounds, read) = dissect(&with_signatures(15, 4 * MIB));
+        assert!(result.is_ok() && rounds == 3 && read > 60 * MIB, "{read} bytes in {rounds} rounds");
+    }
+
+    #[test]
+    fn signature_partitions_that_are_too_large_are_not_even_read() {
+        let (result, _, read) = dissect(&with_signatures(3, 5 * MIB));
+        assert!(read < MIB, "{read} bytes");
+        let findings = result.unwrap().findings;
+        assert!(findings.iter().any(|finding| finding.rule == Rule::HashWithoutData), "{findings:?}");
+    }
 }
