@@ -7,6 +7,7 @@
 )]
 
 mod drift;
+mod fuzz_corpora;
 mod install;
 mod layering;
 mod runner;

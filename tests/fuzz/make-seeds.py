@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""Makes the data of the fuzz targets, and adds seeds to their corpora.
+
+    make-seeds.py keys     new keys, certificates and signatures in data/, and signatures as seeds for 'pkcs7';
+                           the private keys are thrown away, so that nothing else is ever signed by them
+    make-seeds.py seeds    seeds from what real tools wrote (tests/data), for every other target
+
+What a fuzzer finds afterwards is kept beside them: see 'run'.
+"""
+import hashlib
+import os
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TESTS = os.path.dirname(HERE)
+ROOT = os.path.dirname(TESTS)
+HASHES = {"root": hashlib.sha256(b"root").hexdigest(), "usr": hashlib.sha512(b"usr").hexdigest()}
+
+
+def seed(target, name, content):
+    directory = os.path.join(HERE, "corpus", target)
+    os.makedirs(directory, exist_ok=True)
+    with open(os.path.join(directory, "seed-" + name), "wb") as file:
+        file.write(content)
+
+
+def openssl(*arguments, directory):
+    subprocess.run(["openssl", *arguments], check=True, cwd=directory, stderr=subprocess.DEVNULL)
+
+
+def read(*path):
+    with open(os.path.join(*path), "rb") as file:
+        return file.read()
+
+
+def keys():
+    kinds = {"rsa": ["-newkey", "rsa:2048"], "curve": ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]}
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind, options in kinds.items():
+            for who in "signer", "namesake", "stranger":
+                openssl("req", "-x509", *options, "-nodes", "-subj", f"/CN={kind} signer", "-set_serial", "4711",
+                        "-days", "9000", "-keyout", f"{kind}-{who}.key", "-out", f"{kind}-{who}.crt",
+                        directory=scratch)
+        for name, text in HASHES.items():
+            with open(os.path.join(scratch, name + ".hash"), "w") as file:
+                file.write(text)
+
+        def sign(name, content, *options, tool="smime"):
+            openssl(tool, "-sign", "-binary", "-outform", "DER", "-in", content + ".hash", *options,
+                    "-out", name + ".der", directory=scratch)
+            return read(scratch, name + ".der")
+
+        def by(key, who="signer"):
+            return ["-signer", f"{key}-{who}.crt", "-inkey", f"{key}-{who}.key"]
+
+        for name in HASHES:
+            signature = sign(name, name, *by("rsa"), "-noattr")
+            seed("pkcs7", "plain-" + name, signature)
+            with open(os.path.join(HERE, "data", name + ".der"), "wb") as file:
+                file.write(signature)
+            with open(os.path.join(HERE, "data", name + ".hash"), "w") as file:
+                file.write(HASHES[name])
+        seed("pkcs7", "curve", sign("x", "root", *by("curve"), "-noattr"))
+        seed("pkcs7", "attributes", sign("x", "root", *by("curve")))
+        seed("pkcs7", "attributes-rsa-sha512", sign("x", "usr", *by("rsa"), "-md", "sha512", "-nocerts"))
+        seed("pkcs7", "no-certificates", sign("x", "root", *by("curve"), "-noattr", "-nocerts"))
+        seed("pkcs7", "embedded-content", sign("x", "root", *by("curve"), "-noattr", "-nodetach"))
+        seed("pkcs7", "stranger", sign("x", "root", *by("curve", "stranger"), "-noattr"))
+        seed("pkcs7", "stranger-rsa", sign("x", "root", *by("rsa", "stranger"), "-noattr", "-nocerts"))
+        seed("pkcs7", "two-signers", sign("x", "root", *by("curve"), *by("rsa"), "-noattr", "-nocerts"))
+        seed("pkcs7", "right-and-wrong", sign("x", "root", *by("curve"), *by("rsa", "stranger"), "-nocerts"))
+        seed("pkcs7", "weak-digest", sign("x", "root", *by("curve"), "-md", "sha1", "-noattr", "-nocerts"))
+        seed("pkcs7", "cms-key-identifier", sign("x", "root", *by("curve"), "-keyid", "-nocerts", tool="cms"))
+        for kind in kinds:
+            for who in "signer", "namesake":
+                with open(os.path.join(HERE, "data", f"{kind}-{who}.crt"), "wb") as file:
+                    file.write(read(scratch, f"{kind}-{who}.crt"))
+
+
+def number(value, size):
+    return value.to_bytes(size, "little")
+
+
+def fixtures():
+    """Name, length, and (offset, bytes) of every superblock fixture, neighbouring rows joined."""
+    directory = os.path.join(TESTS, "data", "superblocks")
+    for name in sorted(os.listdir(directory)):
+        if not name.endswith(".sparse"):
+            continue
+        lines = read(directory, name).decode().splitlines()
+        rows = []
+        for line in lines[2:]:
+            offset, text = line.split()
+            offset, data = int(offset), bytes.fromhex(text)
+            if rows and rows[-1][0] + len(rows[-1][1]) == offset and len(rows[-1][1]) < 4096:
+                rows[-1][1].extend(data)
+            else:
+                rows.append((offset, bytearray(data)))
+        yield name.removesuffix(".sparse"), int(lines[0].split()[1]), rows
+
+
+def gpt_image(sector):
+    """A table with two partitions, as the GPT of a small disk has it."""
+    import zlib
+
+    entries = bytearray(4 * 128)
+    kind = bytes.fromhex("28732ac11ff8d211ba4b00a0c93ec93b")
+    for index, (first, last, label) in enumerate([(4, 4, "esp"), (5, 6, "root_1.2")]):
+        entry = kind + bytes([index + 1]) * 16 + struct.pack("<QQQ", first, last, index << 60)
+        entries[index * 128:index * 128 + 128] = (entry + label.encode("utf-16-le")).ljust(128, b"\0")
+    image = bytearray(12 * sector)
+    last = 11
+    for own, other, table in (1, last, 2), (last, 1, last - 1):
+        header = bytearray(struct.pack("<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, 0, 0, own, other, 3, 9,
+                                       b"disk" * 4, table, 4, 128, zlib.crc32(entries)))
+        header[16:20] = number(zlib.crc32(header), 4)
+        image[own * sector:own * sector + 92] = header
+        image[table * sector:table * sector + len(entries)] = entries
+    image[446:462] = bytes([0, 0, 2, 0, 0xEE, 0xFF, 0xFF, 0xFF, 1, 0, 0, 0]) + number(last, 4)
+    image[510:512] = b"\x55\xaa"
+    return bytes(image)
+
+
+def seeds():
+    for name, length, rows in fixtures():
+        pieces = b"".join(number(at, 6) + number(len(data), 2) + data for at, data in rows if at < 69700 or at > length - 8192)
+        if len(pieces) < 9000:
+            seed("superblocks", name, number(2 * length, 8) + pieces)
+    for sector in 512, 1024, 4096:
+        image = gpt_image(sector)
+        seed("gpt", f"{sector}-strict", bytes([0]) + image)
+        seed("gpt", f"{sector}-repaired", bytes([1]) + image)
+    seed("gpt", "cut-off", bytes([0x1D]) + gpt_image(512)[:-512])
+    seed("gpt", "far-apart", bytes([2]) + number(1 << 40, 6) + gpt_image(512))
+
+    verity = next(rows for name, _, rows in fixtures() if name == "verity")
+    superblock = bytearray(512)
+    for at, data in verity:
+        if at < 512:
+            superblock[at:at + len(data)] = data[:512 - at]
+    seed("verity_superblock", "veritysetup", bytes(superblock))
+    for name, change in {"sha512": (32, b"sha512\0"), "blocks": (64, struct.pack("<IIQ", 512, 1024, 1 << 40)),
+                         "many": (72, number(2**64 - 1, 8)), "no-salt": (80, bytes(260))}.items():
+        at, data = change
+        changed = bytearray(superblock)
+        changed[at:at + len(data)] = data
+        seed("verity_superblock", name, bytes(changed[:512]))
+
+    real = read(TESTS, "data", "verity_signature", "systemd-repart-252.json")
+    seed("verity_signature", "systemd-repart", real + bytes(64))
+    seed("verity_signature", "small", b'{"rootHash":"%s","signature":"MAA="}' % (b"0f" * 32))
+    seed("verity_signature", "unknown-keys", b'{ "a": [1, {"b": null}], "rootHash":"%s", "signature":"MA\\u0041=" }' % (b"00" * 64))
+    import base64, json
+    seed("pkcs7", "systemd-repart", base64.b64decode(json.loads(real)["signature"]))
+
+    for name in sorted(os.listdir(os.path.join(ROOT, "policy"))):
+        seed("policy", name.replace(".", "-"), read(ROOT, "policy", name))
+    table = read(TESTS, "data", "policy", "systemd-262.tsv").decode().splitlines()
+    texts = [line.split("\t")[0] for line in table if "\t" in line and not line.startswith("#")]
+    for index in range(0, len(texts), 12):
+        seed("policy", f"pair-{index:04}", "\n".join(texts[index:index + 2]).encode())
+
+    root, usr, esp, home, swap = 0, 1, 4, 2, 6
+    hash_of, signature_of = {root: 7, usr: 8}, {root: 9, usr: 10}
+
+    def image(*partitions, flags=1, sizes=0, gap=b"", changes=b""):
+        """What survey.rs reads: each partition is designator, architecture, content, label and attributes, UUID."""
+        places = b"".join(bytes((list(p) + [0] * 4)[:5]) for p in partitions)
+        return bytes([flags, sizes]) + gap + bytes([len(partitions)]) + places + changes
+
+    def sealed(data, architecture=0):
+        return [(data, architecture), (hash_of[data], architecture), (signature_of[data], architecture)]
+
+    def change(place, at, data):
+        return bytes([place]) + number(at, 2) + bytes([len(data)]) + data
+
+    survey = {
+        "root": image(*sealed(root)),
+        "root-4096": image(*sealed(root), sizes=3),
+        "usr": image(*sealed(usr)),
+        "all": image((esp,), (swap,), (home,), *sealed(root), *sealed(usr)),
+        "foreign": image(*sealed(root, 1), *sealed(root), sizes=4),
+        "unsigned": image((root,), (7,)),
+        "unsigned-given": image((root,), (7,), flags=9),
+        "given-both": image(*sealed(root), *sealed(usr), flags=0x19),
+        "download": image((root,), (7,), flags=0x81),
+        "unprotected": image((root,), (esp,), (3,), (11,), (12,)),
+        "bare-squashfs": image((root,), flags=4),
+        "bare-luks": image((home,), flags=5),
+        "bare-download": image((root,), flags=0x85),
+        "two-versions": image((root, 0, 0, 1), (root, 0, 0, 2, 9), (root, 0, 0, 3, 8)),
+        "attributes": image((root, 0, 0, 8), (esp, 0, 0, 32), (home, 0, 0, 56), (swap, 0, 0, 48)),
+        "labels": image((root, 0, 0, 6), (usr, 0, 0, 7), (7, 0, 0, 4), (9, 0, 0, 5)),
+        "fixtures": image(*[(13, 0, 2 + index) for index in range(15)]),
+        "fixtures-root": image(*[(0, 0, 2 + index, 1) for index in range(5, 20)]),
+        "withheld": image(*sealed(root), flags=0x21),
+        "gap": image(*sealed(root), flags=3, gap=number(1 << 40, 6)),
+        "sector-size": image(*sealed(root), flags=0x41, sizes=1),
+        "no-backup": image(*sealed(root), changes=change(2, 0, bytes(8))),
+        "no-primary": image(*sealed(root), changes=change(1, 0, bytes(8)), flags=0),
+        "iso-in-front": image(*sealed(root), changes=change(7, 512, b"\1CD001\1")),
+        "verity-block-size": image(*sealed(root), changes=change(9, 64, number(512, 4) * 2 + number(8, 8))),
+        "more-data-blocks": image(*sealed(root), changes=change(9, 72, number(100, 8))),
+        "other-signature": image((root,), (7,), (9, 0, 0, 0, 5), changes=change(10, 20, b"00")),
+        "large-luks": image((home,), flags=3, gap=number(1 << 30, 6),
+                            changes=change(8, 8, (1 << 22).to_bytes(8, "big")) + change(3, 40, number(1 << 20, 8))),
+        "luks-json": image((home,), (3, 0, 12), changes=change(8, 4096, b'{"tokens":{"0":{"type":"x"}},"')),
+    }
+    for name, content in survey.items():
+        seed("survey", name, content)
+
+    for index, text in enumerate(["root_1.2", "PRT#x", "_empty", "a~b^c.1-2", "\U0001f600\ud800"]):
+        units = text.encode("utf-16-le", "surrogatepass")
+        seed("names", f"label-{index}", units.ljust(72, b"\0") + "root_01.20".encode("utf-16-le"))
+    for index, text in enumerate(["image.raw", "a b\\c%", "grün", "x-part2", "x-root.data", "x" * 62, "..", "a/b"]):
+        seed("names", f"reference-{index}", text.encode())
+
+
+if __name__ == "__main__":
+    {"keys": keys, "seeds": seeds}[sys.argv[1]]()
