@@ -29,6 +29,8 @@ pub struct Evaluation {
 pub fn evaluate(dissection: &Dissection, assessment: &Assessment, requested: &RequestedPolicy) -> Evaluation {
     let mut evaluation =
         Evaluation { uses: vec![Use::Unused; dissection.partitions.len()], refusals: Vec::new() };
+    // What the policy refuses is reported with whatever else is wrong with it: that is often why it is refused.
+    let mut refused = Vec::new();
     let each = || dissection.partitions.iter().zip(&assessment.partitions).enumerate();
     for designator in Designator::ALL {
         let chosen = each().find(|(_, (partition, _))| partition.standing == Standing::Chosen(designator));
@@ -43,6 +45,7 @@ pub fn evaluate(dissection: &Dissection, assessment: &Assessment, requested: &Re
             (Ok(_), None) => {}
             (Err(refusal), chosen) => {
                 let number = chosen.and_then(|(_, (partition, _))| partition.number);
+                refused.extend(chosen.map(|(index, _)| index));
                 let reasons =
                     chosen.map(|(_, (partition, _))| why_not_signed(partition, dissection, assessment));
                 evaluation.refusals.push(policy_finding(number, &refusal, reasons.unwrap_or_default()));
@@ -51,13 +54,17 @@ pub fn evaluate(dissection: &Dissection, assessment: &Assessment, requested: &Re
     }
     leave_companions_of_unused_data(dissection, &mut evaluation.uses);
     refuse_unused_hash_trees(dissection, &mut evaluation);
+    let in_question: Vec<bool> = (0..)
+        .zip(&evaluation.uses)
+        .map(|(index, decision)| *decision == Use::Used || refused.contains(&index))
+        .collect();
     let grave = dissection
         .findings
         .iter()
         .chain(&assessment.findings)
         .filter(|finding| finding.level == Level::Error);
     for finding in grave {
-        if concerns_what_is_used(finding, dissection, &evaluation.uses) {
+        if concerns_any(finding, dissection, &in_question) {
             evaluation.refusals.push(finding.clone());
         }
     }
@@ -138,10 +145,10 @@ fn refuse_unused_hash_trees(dissection: &Dissection, evaluation: &mut Evaluation
     }
 }
 
-/// Whether an error is about the image as a whole, about a partition that is used, or about a companion of one.
-fn concerns_what_is_used(finding: &Finding, dissection: &Dissection, uses: &[Use]) -> bool {
+/// Whether an error is about the image as a whole, about a partition in question, or about a companion of one.
+fn concerns_any(finding: &Finding, dissection: &Dissection, in_question: &[bool]) -> bool {
     if matches!(dissection.layout, Layout::Bare) {
-        return uses.contains(&Use::Used);
+        return in_question.contains(&true);
     }
     let Some(number) = finding.partition else {
         return true;
@@ -150,8 +157,8 @@ fn concerns_what_is_used(finding: &Finding, dissection: &Dissection, uses: &[Use
     let Some(about) = dissection.partitions.iter().find(|partition| partition.number == Some(number)) else {
         return true;
     };
-    dissection.partitions.iter().zip(uses).any(|(partition, decision)| {
-        *decision == Use::Used
+    dissection.partitions.iter().zip(in_question).any(|(partition, in_question)| {
+        *in_question
             && (partition.number == Some(number)
                 || (group(about).is_some() && group(partition) == group(about)))
     })
