@@ -77,6 +77,7 @@ fn pair_one(
     }
 
     let signatures = read_signatures(dissection, bytes, signature_designator);
+    let signatures = pass_over_signatures_of_other_slots(dissection, signatures, designator, hash_designator);
     let signatures_present = !indices(dissection, signature_designator).is_empty();
     let given = options.given(designator);
     let matching = |signed: &&Signed| match given {
@@ -241,6 +242,39 @@ fn read_signatures(dissection: &mut Dissection, bytes: &SparseBytes, designator:
         }
     }
     signatures
+}
+
+/// An image with several versions has a signature for each: one for a data partition that is there and was not chosen
+/// says nothing about the one that was, and its hash partition is not the chosen one's.
+fn pass_over_signatures_of_other_slots(
+    dissection: &mut Dissection,
+    signatures: Vec<Signed>,
+    data: Designator,
+    hash: Designator,
+) -> Vec<Signed> {
+    let of_another_slot = |signed: &Signed| {
+        let expected = Some(signed.signature.root_hash.data_partition_uuid());
+        dissection.partitions.iter().any(|partition| {
+            partition.uuid == expected
+                && partition.partition_type.designator() == Some(data)
+                && partition.standing != Standing::Chosen(data)
+        })
+    };
+    let (others, ours): (Vec<Signed>, Vec<Signed>) = signatures.into_iter().partition(of_another_slot);
+    for other in others {
+        if let Some(partition) = dissection.partitions.get_mut(other.index) {
+            partition.standing = Standing::Passed(PassedOver::OtherSignature);
+        }
+        let tree = other.signature.root_hash.hash_partition_uuid();
+        for index in indices(dissection, hash) {
+            if let Some(partition) = dissection.partitions.get_mut(index)
+                && partition.uuid == Some(tree)
+            {
+                partition.standing = Standing::Passed(PassedOver::OtherRootHash);
+            }
+        }
+    }
+    ours
 }
 
 /// No signature is for this data partition: says whether the data partition or the signature is the odd one.
