@@ -1,4 +1,4 @@
-use std::io;
+use std::io::{self, Write};
 
 use clap::Args;
 use clap_complete::Shell;
@@ -15,7 +15,10 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<Status, Failure> {
-        clap_complete::generate(self.shell, &mut command(), "ddictl", &mut io::stdout());
+        // Into memory first: clap_complete panics where its output cannot be written.
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut command(), "ddictl", &mut script);
+        io::stdout().write_all(&script)?;
         Ok(Status::Done)
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::format::root_hash::RootHash;
+use crate::image::finding::is_deceptive;
 use crate::image::presets::RequestedPolicy;
 use crate::operation::observer::Observer;
 use crate::operation::policy_store;
@@ -79,11 +80,28 @@ impl Json {
     pub(super) fn render(self, value: &serde_json::Value) -> Option<String> {
         match self {
             // A value prints always; its alternate form is the pretty one.
-            Self::Pretty => Some(format!("{value:#}\n")),
-            Self::Short => Some(format!("{value}\n")),
+            Self::Pretty => Some(with_escapes(&format!("{value:#}\n"))),
+            Self::Short => Some(with_escapes(&format!("{value}\n"))),
             Self::Off => None,
         }
     }
+}
+
+/// The same JSON with what a terminal could obey or hide written as escapes. `serde_json` does so for the control
+/// characters of ASCII, and these can stand nowhere but within strings.
+fn with_escapes(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character == '\n' || !is_deceptive(character) {
+            text.push(character);
+        } else {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    text
 }
 
 /// Whether to print JSON.

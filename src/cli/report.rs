@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::format::loop_reference::LoopReference;
 use crate::image::assessment::{Assessed, Assessment};
 use crate::image::dissection::{Dissection, Layout, Partition, Standing, VeritySet};
-use crate::image::finding::{Finding, printable};
+use crate::image::finding::{Finding, is_deceptive, printable};
 use crate::image::plan::ActivationPlan;
 use crate::image::policy::Use;
 use crate::operation::examine::Audited;
@@ -155,7 +155,7 @@ pub(super) fn audit_text(image: &str, policy: Option<&str>, audited: &Audited) -
 fn escaped(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() {
+        if is_deceptive(character) {
             line.extend(character.escape_default());
         } else {
             line.push(character);
