@@ -109,9 +109,14 @@ pub fn plan_pull(
 ) -> Result<(LoopReference, ActivationPlan), OperationError> {
     let reference = reference_of(&request.name)?;
     let client = client(request, cancel);
-    let reader = RangeReader::open(&client, &request.url).map_err(fetching(&request.url))?;
-    let source =
-        RemoteImage { name: request.url.to_string(), size: reader.total(), reader: Mutex::new(reader) };
+    let reader =
+        RangeReader::open(&client, &request.url).map_err(|error| fetching(&request.url, cancel, error))?;
+    let source = RemoteImage {
+        name: request.url.to_string(),
+        size: reader.total(),
+        reader: Mutex::new(reader),
+        cancel: cancel.clone(),
+    };
     let plan = plan(&source, trust, &request.policy, cancel)?;
     device_references(&reference, &plan)?;
     Ok((reference, plan))
@@ -134,7 +139,8 @@ pub fn pull(
         let problem = "it is there already: detach it, remove it, or choose another NAME";
         return Err(OperationError::state("placing the image as", target.display(), problem));
     }
-    let body = client(request, cancel).get(&request.url).map_err(fetching(&request.url))?;
+    let body =
+        client(request, cancel).get(&request.url).map_err(|error| fetching(&request.url, cancel, error))?;
     let room = room_for(body.total(), &request.url)?;
     let mut reservation = Reservation::make(&reference, &request.url.without_secrets())?;
     let verified = place(body, request, &target, room, &mut reservation, observer, cancel)
@@ -252,7 +258,7 @@ fn receive(
     let mut offset = 0_u64;
     loop {
         cancel.check()?;
-        let chunk = body.chunk().map_err(fetching(url))?;
+        let chunk = body.chunk().map_err(|error| fetching(url, cancel, error))?;
         if chunk.is_empty() {
             break;
         }
@@ -364,8 +370,12 @@ fn client(request: &PullRequest, cancel: &Cancel) -> HttpClient {
     })
 }
 
-fn fetching(url: &ImageUrl) -> impl FnOnce(FetchError) -> OperationError + '_ {
-    move |source| OperationError::Fetch { url: url.to_string(), source }
+/// Whoever asked us to stop is told of that, and not of the request that it ended.
+fn fetching(url: impl ToString, cancel: &Cancel, source: FetchError) -> OperationError {
+    match (source, cancel.check()) {
+        (FetchError::Cancelled, Err(interrupted)) => interrupted.into(),
+        (source, _) => OperationError::Fetch { url: url.to_string(), source },
+    }
 }
 
 /// An image on a server that answers requests for parts.
@@ -373,6 +383,7 @@ struct RemoteImage {
     name: String,
     size: ByteLength,
     reader: Mutex<RangeReader>,
+    cancel: Cancel,
 }
 
 impl ImageSource for RemoteImage {
@@ -386,6 +397,6 @@ impl ImageSource for RemoteImage {
 
     fn read(&self, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError> {
         let mut reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        reader.read(extents).map_err(|source| OperationError::Fetch { url: self.name.clone(), source })
+        reader.read(extents).map_err(|error| fetching(&self.name, &self.cancel, error))
     }
 }
