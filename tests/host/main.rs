@@ -13,11 +13,19 @@ mod kernel_files;
 mod loop_devices;
 mod repart;
 mod rules_syntax;
+mod seal;
 mod self_test;
 
 fn main() -> ExitCode {
     harness::run(
-        [self_test::TESTS, loop_devices::TESTS, kernel_files::TESTS, rules_syntax::TESTS, repart::TESTS]
-            .concat(),
+        [
+            self_test::TESTS,
+            loop_devices::TESTS,
+            kernel_files::TESTS,
+            rules_syntax::TESTS,
+            repart::TESTS,
+            seal::TESTS,
+        ]
+        .concat(),
     )
 }

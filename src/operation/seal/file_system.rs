@@ -37,11 +37,16 @@ pub(super) fn make(
     // A name that begins with '-' is a name and no option.
     let here = Path::new(".");
     let (source, target) = (here.join(&request.source), here.join(target));
+    // A seed without a time stamp fixes what the tools would take from the clock; files keep their times.
+    let without_clock = request.seed.is_some() && request.source_date_epoch.is_none();
     match request.format {
         SealFormat::Squashfs => {
             let mut command = Command::new("mksquashfs");
             command.args([&source, &target]);
             command.args(["-noappend", "-no-progress", "-quiet", "-comp", "zstd", "-no-exports"]);
+            if without_clock {
+                command.args(["-mkfs-time", "0"]);
+            }
             run(command, "squashfs-tools", cancel)
         }
         SealFormat::Erofs => {
@@ -49,6 +54,9 @@ pub(super) fn make(
             command.arg("--quiet").arg("-U").arg(seed.guid("file-system").to_string());
             if let Some(epoch) = request.source_date_epoch {
                 command.arg("-T").arg(epoch.to_string());
+            }
+            if without_clock {
+                command.args(["-T", "0", "--preserve-mtime"]);
             }
             command.args([&target, &source]);
             run(command, "erofs-utils", cancel)
