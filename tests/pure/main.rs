@@ -6,10 +6,22 @@
     reason = "a test fails by panicking; clippy knows that of functions marked #[test] only"
 )]
 
+mod command_line;
+#[path = "../support/ddi_builder.rs"]
+mod ddi_builder;
 mod drift;
 mod fuzz_corpora;
+#[path = "../support/gpt_builder.rs"]
+mod gpt_builder;
 mod install;
+#[path = "../support/judge.rs"]
+mod judge;
+#[allow(dead_code, unreachable_pub, reason = "the file is shared with unit tests, which use all of it")]
+#[path = "../support/keys.rs"]
+mod keys;
 mod layering;
+mod policy_holes;
+mod refusals;
 mod runner;
 mod setup;
 mod udev_rules;
