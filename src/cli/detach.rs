@@ -35,8 +35,16 @@ impl Arguments {
         }
         match &self.what {
             None => {
-                for reference in detach_stale()? {
+                let reaped = detach_stale()?;
+                for reference in reaped.references {
                     context.observer.note(&format!("took down what was left of '{reference}'"));
+                }
+                let mut failures = reaped.failures.into_iter();
+                if let Some(first) = failures.next() {
+                    for other in failures {
+                        context.observer.warning(&other.with_causes());
+                    }
+                    return Err(first.into());
                 }
             }
             Some(what) => match detach(what)? {

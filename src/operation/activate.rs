@@ -15,7 +15,7 @@ use crate::kernel::loop_device::{self, LoopDevice, LoopRequest};
 use crate::kernel::udev::{self, UdevError};
 
 use super::cancel::Cancel;
-use super::detach::{UNBIND_DEADLINE, remove_placed};
+use super::detach::{UNBIND_DEADLINE, detach_device, remove_placed};
 use super::error::OperationError;
 use super::fault;
 use super::observer::Observer;
@@ -24,6 +24,8 @@ use super::verified_image::VerifiedImage;
 
 /// How long udev may take to make the links. A coldplug with hundreds of devices takes some seconds.
 const UDEV_DEADLINE: Duration = Duration::from_secs(60);
+/// How long udev may take to remove them. Less than others wait for the lock that is held meanwhile.
+const LINKS_GONE_DEADLINE: Duration = Duration::from_secs(10);
 /// More links than any machine has loop devices; bounds what is read.
 const MAXIMUM_LINKS: usize = 65_536;
 /// Where udev makes its links.
@@ -41,11 +43,25 @@ pub struct Attached {
 /// The names of the devices of a plan, all of which must fit.
 ///
 /// # Errors
-/// [`OperationError::Usage`] where a name is too long with its suffix.
+/// [`OperationError::Usage`] where a name is too long with its suffix, [`OperationError::State`] where there is no device
+/// to name, or one cannot be made.
 pub fn device_references(
     reference: &LoopReference,
     plan: &ActivationPlan,
 ) -> Result<Vec<LoopReference>, OperationError> {
+    if plan.devices.is_empty() {
+        let problem = format!("the policy '{}' uses no partition of this image", plan.policy);
+        return Err(OperationError::state("attaching", reference, problem));
+    }
+    let block = u64::from(plan.sector_size.bytes());
+    if let Some(device) =
+        plan.devices.iter().find(|device| !device.extent.length().bytes().is_multiple_of(block))
+    {
+        let length = device.extent.length();
+        let problem =
+            format!("{length} bytes are no multiple of {block}: no device would show the last ones");
+        return Err(OperationError::state("attaching", reference, problem));
+    }
     let naming = |error| OperationError::Usage(format!("naming the devices of '{reference}': {error}"));
     plan.devices
         .iter()
@@ -78,7 +94,7 @@ impl Reservation {
     /// # Errors
     /// [`OperationError::State`] where the name is taken.
     pub fn make(reference: &LoopReference, source: &str) -> Result<Self, OperationError> {
-        let store = RecordStore::open()?;
+        let store = RecordStore::of_this_machine();
         let record = Record::new(reference, source)?;
         fault::point("attach:before-record")?;
         {
@@ -160,20 +176,23 @@ impl Reservation {
             fault::point(&format!("attach:device-{index}-recorded"))?;
         }
         cancel.check()?;
-        // Until here a process that dies leaves no device; from here on the record tells what to take down.
-        for (index, device) in self.devices.iter().enumerate() {
-            device
-                .make_permanent()
-                .map_err(|source| OperationError::system("making permanent", device.path(), source))?;
-            fault::point(&format!("attach:device-{index}-permanent"))?;
-        }
-        cancel.check()?;
         self.record.state = State::Ready;
         self.store.write(&self.record)?;
         fault::point("attach:ready")?;
         let links = announce(&self.record, &self.numbers(), observer, cancel)?;
         fault::point("attach:announced")?;
-        cancel.check()?;
+        // Until here the kernel takes the devices back when this process dies, and udev their links. The last of these
+        // calls completes the attachment: where there are several devices, the first ones lose their links as soon as
+        // one of the others goes, see `describe`.
+        for (index, device) in self.devices.iter().enumerate() {
+            fault::point(&format!("attach:device-{index}-stands"))?;
+            cancel.check()?;
+            device
+                .make_permanent()
+                .map_err(|source| OperationError::system("making permanent", device.path(), source))?;
+        }
+        self.record.owner = None;
+        self.store.write(&self.record)?;
         Ok(links)
     }
 
@@ -218,18 +237,17 @@ impl Reservation {
             let identity = device.identity();
             // Our descriptor would keep the device bound, so it goes first; with AUTOCLEAR that is all.
             drop(device);
-            if let Ok(identity) = identity
-                && let Err(source) = loop_device::detach(number, &identity, deadline)
-            {
-                failures.push(OperationError::system("detaching", format!("/dev/loop{number}"), source));
+            if let Ok(identity) = identity {
+                failures.extend(detach_device(&self.record.reference, number, &identity, deadline).err());
             }
         }
-        wait_for_links_to_go(&numbers);
+        wait_for_udev(&numbers);
         if let Some(placed) = &self.record.placed {
             failures.extend(remove_placed(placed).err());
         }
         if failures.is_empty() {
-            failures.extend(self.store.remove(&self.record.reference).err());
+            let removed = self.store.lock().and_then(|_lock| self.store.remove(&self.record.reference));
+            failures.extend(removed.err());
         }
         if failures.is_empty() {
             return cause;
@@ -322,8 +340,8 @@ fn announce(
         .flat_map(|device| device.links)
         .filter(|link| link.starts_with(LINK_DIRECTORY))
         .collect();
-    for device in &record.devices {
-        let expected = LoopReference::observed(device.reference.as_bytes()).map(|name| name.encode());
+    for name in record.devices.iter().flat_map(|device| device.names(&record.reference)) {
+        let expected = LoopReference::observed(name.as_bytes()).map(|name| name.encode());
         if let Ok(name) = expected
             && !links.iter().any(|link| link.file_name().is_some_and(|n| n.to_str() == Some(&name)))
         {
@@ -335,10 +353,11 @@ fn announce(
     Ok(links)
 }
 
-/// Gives udev the time to see that devices are gone. Nothing depends on it but the links, which lead nowhere by then.
-pub(super) fn wait_for_links_to_go(devices: &[DeviceNumber]) {
+/// Gives udev the time to see that devices are going or gone. Nothing depends on it but the links, which a device loses
+/// without this as well, only later.
+pub(super) fn wait_for_udev(devices: &[DeviceNumber]) {
     if udev::is_running() {
         // A device that cannot be asked about any more has no links either.
-        let _ = udev::change_and_wait(devices, None, Instant::now() + UDEV_DEADLINE);
+        let _ = udev::change_and_wait(devices, None, Instant::now() + LINKS_GONE_DEADLINE);
     }
 }

@@ -11,7 +11,7 @@ use crate::kernel::memory::{MemoryFile, available_memory};
 
 use super::activate::{Attached, Reservation, device_references};
 use super::cancel::Cancel;
-use super::detach::detach_stale;
+use super::detach::reap;
 use super::error::OperationError;
 use super::fault;
 use super::observer::Observer;
@@ -76,7 +76,7 @@ pub fn attach(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Attached, OperationError> {
-    detach_stale()?;
+    reap(observer)?;
     // A look at the file refuses early what is to be refused. It is a hint: what counts is done again on the copy.
     let (reference, _) = plan_attach(request, trust, cancel)?;
     let image = ImageFile::open(&request.image)?;

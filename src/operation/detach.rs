@@ -13,10 +13,11 @@ use crate::kernel::mount;
 use crate::kernel::open_foreign;
 use crate::kernel::placed_file;
 
-use super::activate::{LINK_DIRECTORY, wait_for_links_to_go};
+use super::activate::{LINK_DIRECTORY, wait_for_udev};
 use super::error::OperationError;
 use super::fault;
-use super::record::{FileIdentity, Placed, Record, RecordStore, State};
+use super::observer::Observer;
+use super::record::{FileIdentity, Owner, Placed, Record, RecordStore, State};
 
 /// How long the kernel may take to unbind a device that udev is looking at.
 pub(super) const UNBIND_DEADLINE: Duration = Duration::from_secs(10);
@@ -35,13 +36,16 @@ pub enum Detachment {
 /// # Errors
 /// [`OperationError::State`] naming who holds a device: nothing has changed then.
 pub fn detach(what: &str) -> Result<Detachment, OperationError> {
-    let store = RecordStore::open()?;
+    let store = RecordStore::of_this_machine();
+    if store.is_absent() {
+        return Ok(Detachment::NotAttached);
+    }
     let _lock = store.lock()?;
     let Some(record) = find(&store, what)? else {
         return Ok(Detachment::NotAttached);
     };
-    if record.state == State::Pending && record.owner_is_alive() {
-        let problem = format!("process {} is still attaching it: stop that one", record.owner.pid);
+    if let Some(owner) = record.living_owner() {
+        let problem = format!("process {} is still at work on it: stop that one", owner.pid);
         return Err(OperationError::state("detaching", &record.reference, problem));
     }
     let reference = record.reference.clone();
@@ -54,7 +58,7 @@ pub fn detach(what: &str) -> Result<Detachment, OperationError> {
 /// # Errors
 /// [`OperationError::System`] where the records or devices cannot be read.
 pub fn plan_detach(what: Option<&str>) -> Result<Vec<String>, OperationError> {
-    let store = RecordStore::read_only();
+    let store = RecordStore::of_this_machine();
     let records = match what {
         Some(what) => find(&store, what)?.into_iter().collect(),
         None => {
@@ -78,32 +82,74 @@ pub fn plan_detach(what: Option<&str>) -> Result<Vec<String>, OperationError> {
     Ok(lines)
 }
 
-/// Takes down what was left behind by processes that died, and records whose devices are gone. Gives the references.
+/// What became of attachments that were left behind.
+#[derive(Debug, Default)]
+pub struct Reaped {
+    /// The references of those that were taken down.
+    pub references: Vec<String>,
+    /// Why the others were not.
+    pub failures: Vec<OperationError>,
+}
+
+/// Takes down what was left behind by processes that died, and records whose devices are gone: every one that can be.
 ///
 /// # Errors
-/// As [`detach`], for the first that fails.
-pub fn detach_stale() -> Result<Vec<String>, OperationError> {
-    let store = RecordStore::open()?;
+/// [`OperationError::System`] where the records or devices cannot be read.
+pub fn detach_stale() -> Result<Reaped, OperationError> {
+    let store = RecordStore::of_this_machine();
+    let mut reaped = Reaped::default();
+    if store.is_absent() {
+        return Ok(reaped);
+    }
     let _lock = store.lock()?;
-    let mut reaped = Vec::new();
     for record in store.all()? {
         if is_stale(&record)? {
-            reaped.push(record.reference.clone());
-            take_down(&store, record)?;
+            let reference = record.reference.clone();
+            match take_down(&store, record) {
+                Ok(()) => reaped.references.push(reference),
+                Err(error) => reaped.failures.push(error),
+            }
         }
     }
     Ok(reaped)
 }
 
-fn is_stale(record: &Record) -> Result<bool, OperationError> {
-    if record.state != State::Ready {
-        return Ok(!record.owner_is_alive());
+/// [`detach_stale`] for those who are about to attach: what cannot be taken down is not in their way, unless it has the
+/// name that they want, which they find out.
+///
+/// # Errors
+/// As [`detach_stale`].
+pub(super) fn reap(observer: &dyn Observer) -> Result<(), OperationError> {
+    for failure in detach_stale()?.failures {
+        observer.warning(&failure.with_causes());
     }
-    Ok(bound(record)?.is_empty())
+    Ok(())
+}
+
+fn is_stale(record: &Record) -> Result<bool, OperationError> {
+    Ok(record.living_owner().is_none() && (!is_standing(record)? || bound(record)?.is_empty()))
+}
+
+/// Whether an attachment may be used: it is ready, and either complete or, while its owner is still at work or died at
+/// the very end, whole.
+pub(super) fn is_standing(record: &Record) -> Result<bool, OperationError> {
+    if record.state != State::Ready {
+        return Ok(false);
+    }
+    if record.owner.is_none() {
+        return Ok(true);
+    }
+    let abandoned = record.living_owner().is_none();
+    let bound = bound(record)?;
+    Ok(record.devices.iter().all(|device| {
+        let status = bound.iter().find(|status| record.describes(device, status));
+        // What goes with the descriptors of a process that died is going.
+        status.is_some_and(|status| !(abandoned && status.autoclear))
+    }))
 }
 
 /// The loop devices of a record that are still the recorded ones.
-fn bound(record: &Record) -> Result<Vec<LoopStatus>, OperationError> {
+pub(super) fn bound(record: &Record) -> Result<Vec<LoopStatus>, OperationError> {
     let listed =
         loop_device::list().map_err(|source| OperationError::system("listing", "/sys/block", source))?;
     Ok(listed
@@ -124,6 +170,11 @@ fn find(store: &RecordStore, what: &str) -> Result<Option<Record>, OperationErro
     {
         return Ok(Some(record));
     }
+    if let Some(unreadable) = store.unreadable()?.into_iter().find(|name| name == what) {
+        let problem =
+            "its record cannot be read: detach its devices with 'losetup --detach' and remove the record";
+        return Err(OperationError::state("detaching", unreadable, problem));
+    }
     let resolved = fs::canonicalize(what).unwrap_or_else(|_| PathBuf::from(what));
     let below = Path::new(LINK_DIRECTORY);
     let matches = |record: &Record| {
@@ -133,8 +184,11 @@ fn find(store: &RecordStore, what: &str) -> Result<Option<Record>, OperationErro
             || source
             || record.devices.iter().any(|device| {
                 device.path.as_deref() == Some(resolved.as_path())
-                    || device.reference == what
-                    || below.join(&device.reference) == resolved
+                    || device.names(&record.reference).iter().any(|name| {
+                        let link =
+                            LoopReference::observed(name.as_bytes()).map(|name| below.join(name.encode()));
+                        name == what || link.is_ok_and(|link| link == resolved)
+                    })
             })
     };
     let mut found: Vec<Record> = store.all()?.into_iter().filter(matches).collect();
@@ -156,17 +210,28 @@ fn take_down(store: &RecordStore, mut record: Record) -> Result<(), OperationErr
         }
     }
     fault::point("detach:before")?;
+    let before = record.clone();
     record.state = State::Stopping;
-    record.owner = super::record::Owner::this_process()?;
+    record.owner = Some(Owner::this_process()?);
     store.write(&record)?;
-    fault::point("detach:stopping")?;
     let numbers: Vec<DeviceNumber> = devices.iter().map(|device| device.device).collect();
+    wait_for_udev(&numbers);
+    fault::point("detach:stopping")?;
     let deadline = Instant::now() + UNBIND_DEADLINE;
-    for device in &devices {
-        detach_device(&record.reference, device.number, &device.identity(), deadline)?;
+    for (index, device) in devices.iter().enumerate() {
+        let detached = detach_device(&record.reference, device.number, &device.identity(), deadline);
+        if let Err(error @ OperationError::State { .. }) = detached {
+            // In use, if only by somebody in another mount namespace: where nothing is gone yet, nothing shall be.
+            if index == 0 {
+                store.write(&before)?;
+                wait_for_udev(&numbers);
+            }
+            return Err(error);
+        }
+        detached?;
         fault::point("detach:device")?;
     }
-    wait_for_links_to_go(&numbers);
+    wait_for_udev(&numbers);
     if let Some(placed) = &record.placed {
         remove_placed(placed)?;
         fault::point("detach:placed")?;
@@ -174,14 +239,15 @@ fn take_down(store: &RecordStore, mut record: Record) -> Result<(), OperationErr
     store.remove(&record.reference)
 }
 
-fn detach_device(
+/// Unbinds a device unless it is gone already, which it also is when its number belongs to another one by now.
+pub(super) fn detach_device(
     reference: &str,
     number: u32,
     identity: &Identity,
     deadline: Instant,
 ) -> Result<(), OperationError> {
     match loop_device::detach(number, identity, deadline) {
-        Ok(_) => Ok(()),
+        Ok(_) | Err(DetachError::AnotherDevice { .. }) => Ok(()),
         Err(error @ DetachError::InUse { .. }) => {
             Err(OperationError::state("detaching", reference, format!("{error}: release it first")))
         }

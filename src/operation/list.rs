@@ -8,5 +8,5 @@ use super::record::{Record, RecordStore};
 /// # Errors
 /// [`OperationError::System`] where the records cannot be read.
 pub fn list() -> Result<Vec<Record>, OperationError> {
-    RecordStore::read_only().all()
+    RecordStore::of_this_machine().all()
 }

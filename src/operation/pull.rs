@@ -26,7 +26,7 @@ use crate::kernel::placed_file::{self, AnonymousFile};
 
 use super::activate::{Attached, Reservation, device_references};
 use super::cancel::Cancel;
-use super::detach::detach_stale;
+use super::detach::reap;
 use super::error::OperationError;
 use super::fault;
 use super::observer::Observer;
@@ -132,7 +132,7 @@ pub fn pull(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Attached, OperationError> {
-    detach_stale()?;
+    reap(observer)?;
     let reference = reference_of(&request.name)?;
     let target = request.directory.join(reference.as_str());
     if target.symlink_metadata().is_ok() {

@@ -17,7 +17,7 @@ use crate::format::loop_reference::LoopReference;
 use crate::kernel::device_number::DeviceNumber;
 use crate::kernel::loop_device::LoopStatus;
 use crate::kernel::process::process_start_time;
-use crate::kernel::state_file::{self, FileLock};
+use crate::kernel::state_file::{self, FileLock, StateFileError};
 
 use super::error::OperationError;
 
@@ -43,8 +43,9 @@ pub struct Record {
     pub reference: String,
     /// Whether the devices may be used.
     pub state: State,
-    /// Which process is at work on it while the state is not `ready`.
-    pub owner: Owner,
+    /// Which process is at work on it. `None` once everything stands: until then the attachment is as good as its
+    /// owner, and goes with it.
+    pub owner: Option<Owner>,
     /// Where the bytes are.
     pub image: ImageIdentity,
     /// The policy that was applied.
@@ -174,7 +175,7 @@ impl Record {
             version: VERSION,
             reference: reference.to_string(),
             state: State::Pending,
-            owner: Owner::this_process()?,
+            owner: Some(Owner::this_process()?),
             image: ImageIdentity {
                 source: source.to_owned(),
                 device: "0:0".to_owned(),
@@ -196,7 +197,8 @@ impl Record {
     /// Whether a loop device is the very one that this record describes.
     #[must_use]
     pub fn describes(&self, device: &RecordedDevice, status: &LoopStatus) -> bool {
-        device.disk_sequence == Some(status.disk_sequence)
+        status.reference() == Some(device.reference.as_str())
+            && device.disk_sequence == Some(status.disk_sequence)
             && device.device.as_deref() == Some(status.device.to_string().as_str())
             && self.image.device == status.backing_device.to_string()
             && self.image.inode == status.backing_inode
@@ -204,11 +206,23 @@ impl Record {
             && device.size == status.size_limit.bytes()
     }
 
-    /// Whether the process that is at work on it still runs.
+    /// The process that is at work on it, where it still runs.
     #[must_use]
-    pub fn owner_is_alive(&self) -> bool {
+    pub fn living_owner(&self) -> Option<Owner> {
         // Where it cannot be told, the record is left alone.
-        process_start_time(self.owner.pid).map_or(true, |start| start == Some(self.owner.start_time))
+        self.owner.filter(|owner| {
+            process_start_time(owner.pid).map_or(true, |start| start == Some(owner.start_time))
+        })
+    }
+}
+
+impl RecordedDevice {
+    /// The names that it has, each of which becomes a link: its own, and `NAME-DESIGNATOR` for a partition of the
+    /// attachment `NAME`.
+    #[must_use]
+    pub fn names(&self, attachment: &str) -> Vec<String> {
+        let by_designator = self.partition.map(|_| format!("{attachment}-{}", self.designator));
+        std::iter::once(self.reference.clone()).chain(by_designator).collect()
     }
 }
 
@@ -230,57 +244,126 @@ impl Owner {
 }
 
 /// The records of this machine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RecordStore {
     directory: PathBuf,
 }
 
-impl RecordStore {
-    /// The records below [`DIRECTORY`], which is made where it is not there.
-    ///
-    /// # Errors
-    /// [`OperationError::System`] where it cannot be made.
-    pub fn open() -> Result<Self, OperationError> {
-        fs::create_dir_all(DIRECTORY)
-            .map_err(|source| OperationError::system("making the directory", DIRECTORY, source))?;
-        Ok(Self { directory: PathBuf::from(DIRECTORY) })
-    }
+/// The right to make records and to take them away.
+#[derive(Debug)]
+#[must_use = "dropping it gives the lock up"]
+pub struct StoreLock<'a> {
+    store: &'a RecordStore,
+    _lock: FileLock,
+}
 
-    /// The records below [`DIRECTORY`], for those who only read.
+impl Drop for StoreLock<'_> {
+    /// Takes away unfinished files of processes that died, and with the last record the directory and the lock itself:
+    /// whoever waits for it finds out that it is another file by now. What cannot be removed stays for the next one.
+    fn drop(&mut self) {
+        for entry in fs::read_dir(&self.store.directory).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().and_then(writer).is_some_and(has_ended) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        if fs::remove_dir(&self.store.directory).is_ok() {
+            let _ = fs::remove_file(LOCK);
+            let _ = self.store.directory.parent().map(fs::remove_dir);
+        }
+    }
+}
+
+/// The thread that writes, or wrote, an unfinished file: see [`state_file::write_atomically`].
+fn writer(name: &str) -> Option<u32> {
+    let (_, thread) = name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('-')?.0.rsplit_once('.')?;
+    thread.parse().ok()
+}
+
+fn has_ended(thread: u32) -> bool {
+    matches!(process_start_time(thread), Ok(None))
+}
+
+impl RecordStore {
+    /// The records below [`DIRECTORY`], whether there are any or not.
     #[must_use]
-    pub fn read_only() -> Self {
+    pub fn of_this_machine() -> Self {
         Self { directory: PathBuf::from(DIRECTORY) }
     }
 
-    /// Keeps every other ddictl from making or taking away records.
+    /// Whether nothing was recorded since the last record was taken away.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self.directory.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Keeps every other ddictl from making or taking away records, and makes the directory for them. With the lock
+    /// goes what nobody needs any more.
     ///
     /// # Errors
     /// [`OperationError::System`], also where another one holds the lock for too long.
-    pub fn lock(&self) -> Result<FileLock, OperationError> {
-        state_file::lock_file(Path::new(LOCK), Instant::now() + LOCK_DEADLINE)
-            .map_err(|source| OperationError::system("locking", LOCK, source))
+    pub fn lock(&self) -> Result<StoreLock<'_>, OperationError> {
+        let locking = |source| OperationError::system("locking", LOCK, source);
+        let deadline = Instant::now() + LOCK_DEADLINE;
+        loop {
+            self.make_directory()?;
+            match state_file::lock_file(Path::new(LOCK), deadline) {
+                Ok(lock) => {
+                    let lock = StoreLock { store: self, _lock: lock };
+                    // Whoever had the lock before may have taken the directory away.
+                    self.make_directory()?;
+                    return Ok(lock);
+                }
+                Err(StateFileError::Locking { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && Instant::now() < deadline => {}
+                Err(source) => return Err(locking(Box::new(source))),
+            }
+        }
     }
 
-    /// All records that can be read. One that cannot is left out: it makes no link.
+    fn make_directory(&self) -> Result<(), OperationError> {
+        fs::create_dir_all(&self.directory)
+            .map_err(|source| OperationError::system("making the directory", &self.directory, source))
+    }
+
+    /// All records that can be read.
     ///
     /// # Errors
-    /// [`OperationError::System`] where the directory cannot be read.
+    /// [`OperationError::System`] where the directory cannot be read, or holds more than [`MAXIMUM_RECORDS`] files.
     pub fn all(&self) -> Result<Vec<Record>, OperationError> {
+        Ok(self.files()?.iter().filter_map(|path| read(path)).collect())
+    }
+
+    /// The references of the records that cannot be read. Nobody knows what is attached under them: nothing gets a link.
+    ///
+    /// # Errors
+    /// As [`Self::all`].
+    pub fn unreadable(&self) -> Result<Vec<String>, OperationError> {
+        let files = self.files()?;
+        let unreadable =
+            files.iter().filter(|path| path.try_exists().unwrap_or(true) && read(path).is_none());
+        Ok(unreadable.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect())
+    }
+
+    /// The files that are records or should be, in the order of their names.
+    fn files(&self) -> Result<Vec<PathBuf>, OperationError> {
         let reading = |source| OperationError::system("reading", &self.directory, source);
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(reading(error)),
         };
-        let mut names = Vec::new();
-        for entry in entries.take(MAXIMUM_RECORDS) {
+        let mut paths = Vec::new();
+        for entry in entries {
             let path = entry.map_err(reading)?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
-                names.push(path);
+                if paths.len() == MAXIMUM_RECORDS {
+                    return Err(reading(io::Error::other(format!("more than {MAXIMUM_RECORDS} records"))));
+                }
+                paths.push(path);
             }
         }
-        names.sort();
-        Ok(names.iter().filter_map(|path| read(path)).collect())
+        paths.sort();
+        Ok(paths)
     }
 
     /// The record of `reference`; `None` where there is none that can be read.
@@ -343,4 +426,49 @@ fn read(path: &Path) -> Option<Record> {
     let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     let name = path.file_stem()?.to_str()?;
     (record.version == VERSION && record.reference == name).then_some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_unfinished_file_tells_who_wrote_it() {
+        assert_eq!(writer(".image-2.raw.json.4711-0.tmp"), Some(4711));
+        for other in [
+            "image.json",
+            ".image.json",
+            "image.json.4711-0.tmp",
+            ".image.json.x-0.tmp",
+            ".4711-0.tmp",
+            ".tmp",
+        ] {
+            assert_eq!(writer(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_store_of_too_many_records_is_no_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = RecordStore { directory: directory.path().to_owned() };
+        for number in 0..MAXIMUM_RECORDS {
+            fs::write(directory.path().join(format!("{number}.json")), "{}").unwrap();
+        }
+        assert_eq!(store.all().unwrap(), []);
+        assert_eq!(store.unreadable().unwrap().len(), MAXIMUM_RECORDS);
+        fs::write(directory.path().join("one-more.json"), "{}").unwrap();
+        assert!(matches!(store.all(), Err(OperationError::System { doing: "reading", .. })));
+        assert!(matches!(store.unreadable(), Err(OperationError::System { doing: "reading", .. })));
+    }
+
+    #[test]
+    fn a_record_under_another_name_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = RecordStore { directory: directory.path().to_owned() };
+        let record = Record::new(&"image".parse().unwrap(), "/image").unwrap();
+        store.write(&record).unwrap();
+        fs::copy(directory.path().join("image.json"), directory.path().join("other.json")).unwrap();
+        assert_eq!(store.all().unwrap(), [record]);
+        assert_eq!(store.unreadable().unwrap(), ["other"]);
+    }
 }
