@@ -7,10 +7,15 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::operation::describe::{Description, describe};
+use crate::operation::describe::{Description, MAXIMUM_LINKS, describe};
 
 /// The name under which the program is installed for the rules.
 pub const NAME: &str = "ddictl-udev-helper";
+
+/// The links of a device, one a property: as many as any device has.
+const LINK_PROPERTIES: [&str; MAXIMUM_LINKS] = ["DDICTL_LINK_1", "DDICTL_LINK_2"];
+/// The links that are made in an initrd alone.
+const INITRD_LINK_PROPERTIES: [&str; MAXIMUM_LINKS] = ["DDICTL_INITRD_LINK_1", "DDICTL_INITRD_LINK_2"];
 
 /// Runs the helper for the device that the first argument names.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -40,13 +45,17 @@ fn properties(number: u32) -> Vec<(&'static str, String)> {
         Err(error) => not_ready(&error.to_string()),
         Ok(Description::NotReady { why }) => not_ready(&why),
         Ok(Description::Unbound) => vec![("DDICTL_STATE", "unbound".to_owned())],
-        Ok(Description::Ready { designator, protection, links, initrd_links }) => vec![
-            ("DDICTL_STATE", "ready".to_owned()),
-            ("DDICTL_DESIGNATOR", designator),
-            ("DDICTL_PROTECTION", protection),
-            ("DDICTL_LINKS", links.join(" ")),
-            ("DDICTL_INITRD_LINKS", initrd_links.join(" ")),
-        ],
+        Ok(Description::Ready { designator, protection, links, initrd_links }) => {
+            let mut properties = vec![
+                ("DDICTL_STATE", "ready".to_owned()),
+                ("DDICTL_DESIGNATOR", designator),
+                ("DDICTL_PROTECTION", protection),
+            ];
+            // udev makes one link of one property: what separates words in a rule is replaced in what it substitutes.
+            properties.extend(LINK_PROPERTIES.into_iter().zip(links));
+            properties.extend(INITRD_LINK_PROPERTIES.into_iter().zip(initrd_links));
+            properties
+        }
         Ok(Description::Foreign { reference, inode }) => {
             let mut properties =
                 vec![("DDICTL_STATE", "foreign".to_owned()), ("DDICTL_FOREIGN_INODE", inode)];
