@@ -8,6 +8,11 @@
 
 use std::process::ExitCode;
 
+mod attach;
+mod faults;
+mod gaps;
+#[path = "../support/gpt_builder.rs"]
+mod gpt_builder;
 mod harness;
 mod kernel_files;
 mod loop_devices;
@@ -15,6 +20,7 @@ mod repart;
 mod rules_syntax;
 mod seal;
 mod self_test;
+mod udev_links;
 
 fn main() -> ExitCode {
     harness::run(
@@ -25,6 +31,10 @@ fn main() -> ExitCode {
             rules_syntax::TESTS,
             repart::TESTS,
             seal::TESTS,
+            attach::TESTS,
+            udev_links::TESTS,
+            gaps::TESTS,
+            faults::TESTS,
         ]
         .concat(),
     )

@@ -1,0 +1,215 @@
+//! Faults at every step: an error, a signal to end, a kill; and what is left after each.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::attach::{Attached, Sealed, records, text};
+use crate::harness::{HostTest, MachineState, ddictl};
+use crate::repart::succeed;
+use crate::udev_links::{UDEV, Udevd, links};
+
+/// The tests of this file.
+pub(crate) const TESTS: &[HostTest] = &[
+    HostTest {
+        name: "faults::an_attach_that_fails_anywhere_leaves_nothing",
+        needs: UDEV,
+        run: an_attach_that_fails_anywhere_leaves_nothing,
+    },
+    HostTest {
+        name: "faults::a_detach_that_fails_anywhere_can_be_completed",
+        needs: UDEV,
+        run: a_detach_that_fails_anywhere_can_be_completed,
+    },
+    HostTest { name: "faults::what_lives_is_not_reaped", needs: UDEV, run: what_lives_is_not_reaped },
+];
+
+/// How long the kernel and udev may take to be done with what a process has left.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// The places where a fault can be put that a command passes, in their order, each once. The command succeeds.
+pub(crate) fn points(command: &mut Command) -> Vec<String> {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    succeed(command.env("DDICTL_FAULT_LOG", log.path()));
+    let mut seen = BTreeSet::new();
+    let text = fs::read_to_string(log.path()).unwrap();
+    text.lines().filter(|name| seen.insert((*name).to_owned())).map(str::to_owned).collect()
+}
+
+/// Strikes a command that attaches at each of these places in turn. An error or SIGTERM leaves the machine as it was.
+/// After SIGKILL no link exists, and both `ddictl detach --stale` and the next run of the command itself take down what
+/// was left; `detach` takes down what the latter attaches.
+pub(crate) fn each_fault(points: &[String], command: &dyn Fn() -> Command, detach: &dyn Fn()) {
+    let before = MachineState::now();
+    for point in points {
+        for (fault, status, said) in
+            [("error", Some(1), "a fault that a test asked for"), ("sigterm", Some(143), "")]
+        {
+            let output = strike(&mut command(), point, fault);
+            assert_eq!(output.status.code(), status, "{point}={fault}: {}", text(&output.stderr));
+            assert!(text(&output.stderr).contains(said), "{point}={fault}: {}", text(&output.stderr));
+            assert_eq!(text(&output.stdout), "", "{point}={fault}");
+            assert_restored(&before, &format!("{point}={fault}"));
+        }
+        for again in [false, true] {
+            let what = format!("{point}=sigkill");
+            let output = strike(&mut command(), point, "sigkill");
+            assert_eq!(output.status.code(), None, "{what}: {}", text(&output.stderr));
+            assert_eq!(text(&output.stdout), "", "{what}");
+            assert_no_links(&what);
+            if again {
+                succeed(&mut command());
+                detach();
+            } else {
+                succeed(ddictl().args(["detach", "--stale"]));
+            }
+            assert_restored(&before, &what);
+        }
+    }
+}
+
+/// Runs a command with a fault in it.
+fn strike(command: &mut Command, point: &str, fault: &str) -> Output {
+    command.env("DDICTL_FAULT", format!("{point}={fault}")).output().unwrap()
+}
+
+fn assert_restored(before: &MachineState, what: &str) {
+    let deadline = Instant::now() + SETTLING;
+    while let Some(difference) = before.difference(&MachineState::now()) {
+        assert!(Instant::now() < deadline, "{what}: {difference}");
+        pause();
+    }
+}
+
+/// Once udev has seen what became of the devices, none has a link; and none gets one when it is looked at again.
+fn assert_no_links(what: &str) {
+    let settle = || succeed(Command::new("udevadm").args(["settle", "--timeout=60"]));
+    settle();
+    let deadline = Instant::now() + SETTLING;
+    while !links().is_empty() {
+        assert!(Instant::now() < deadline, "{what}: {:?}", links());
+        pause();
+    }
+    succeed(Command::new("udevadm").args([
+        "trigger",
+        "--settle",
+        "--action=change",
+        "--subsystem-match=block",
+    ]));
+    settle();
+    assert_eq!(links(), [], "{what}");
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the kernel tells nobody that an autoclear loop device is free"
+)]
+fn pause() {
+    thread::sleep(Duration::from_millis(20));
+}
+
+fn an_attach_that_fails_anywhere_leaves_nothing() {
+    // Two devices: so there are steps with one of them done.
+    let sealed = Sealed::with_esp();
+    let _udevd = Udevd::start();
+    let command = || {
+        let mut command = sealed.attach();
+        command.arg("--image-policy=*").arg(sealed.image());
+        command
+    };
+    let detach = || drop(succeed(ddictl().args(["detach", "image.raw"])));
+    let points = points(&mut command());
+    detach();
+    let expected = [
+        "attach:before-record",
+        "attach:copied",
+        "attach:verified",
+        "attach:record",
+        "attach:device-0",
+        "attach:device-0-recorded",
+        "attach:device-1",
+        "attach:device-1-recorded",
+        "attach:ready",
+        "attach:announced",
+        "attach:device-0-stands",
+        "attach:device-1-stands",
+    ];
+    assert_eq!(points, expected);
+    each_fault(&points, &command, &detach);
+}
+
+fn a_detach_that_fails_anywhere_can_be_completed() {
+    let sealed = Sealed::with_esp();
+    let _udevd = Udevd::start();
+    let before = MachineState::now();
+    let attach = || succeed(sealed.attach().arg("--image-policy=*").arg(sealed.image()));
+    let detach = || {
+        let mut command = ddictl();
+        command.args(["detach", "image.raw"]);
+        command
+    };
+    attach();
+    let there = links();
+    assert_eq!(there.len(), 4);
+    let points = points(&mut detach());
+    assert_eq!(points, ["detach:before", "detach:stopping", "detach:device"]);
+    for point in &points {
+        for fault in ["error", "sigterm", "sigkill"] {
+            let what = format!("{point}={fault}");
+            attach();
+            let output = strike(&mut detach(), point, fault);
+            match fault {
+                // What was begun is completed: half a detach is of no use to anybody.
+                "sigterm" => {
+                    assert_eq!(output.status.code(), Some(0), "{what}: {}", text(&output.stderr));
+                    assert_restored(&before, &what);
+                    continue;
+                }
+                "error" => assert_eq!(output.status.code(), Some(1), "{what}: {}", text(&output.stderr)),
+                _ => assert_eq!(output.status.code(), None, "{what}: {}", text(&output.stderr)),
+            }
+            if point == "detach:before" {
+                assert_eq!(links(), there, "{what}");
+                succeed(ddictl().args(["detach", "--stale"]));
+                assert_eq!(records().len(), 1, "{what}");
+                succeed(&mut detach());
+            } else {
+                assert_no_links(&what);
+                succeed(ddictl().args(["detach", "--stale"]));
+            }
+            assert_restored(&before, &what);
+        }
+    }
+}
+
+fn what_lives_is_not_reaped() {
+    let sealed = Sealed::new();
+    let _udevd = Udevd::start();
+    let attached = sealed.attached(&["--loop-ref=living"]);
+    let there = (links(), attached.record());
+    // A record of a process that is still at work: this one.
+    let path = "/run/ddictl/attachments/working.json";
+    let mut record = attached.record();
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let start: u64 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap();
+    record["reference"] = "working".into();
+    record["state"] = "pending".into();
+    record["devices"] = serde_json::json!([]);
+    record["owner"] = serde_json::json!({"pid": std::process::id(), "start_time": start});
+    fs::write(path, record.to_string()).unwrap();
+    succeed(ddictl().args(["detach", "--stale"]));
+    let kept = fs::exists(path).unwrap();
+    let refused = ddictl().args(["detach", "working"]).output().unwrap();
+    // The same number, but another process: it is gone, and its record goes.
+    record["owner"]["start_time"] = (start + 1).into();
+    fs::write(path, record.to_string()).unwrap();
+    let other = Attached::by(sealed.attach().arg("--loop-ref=other").arg(sealed.image()));
+    let reaped = !fs::exists(path).unwrap();
+    drop(other);
+    assert!(kept && reaped, "kept {kept}, reaped {reaped}");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("still at work"), "{}", text(&refused.stderr));
+    assert_eq!((links(), attached.record()), there);
+}
