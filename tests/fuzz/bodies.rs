@@ -25,7 +25,7 @@ use ddictl::trust::anchor::{TrustAnchor, TrustAnchors};
 use ddictl::trust::signature::verify_root_hash_signature;
 
 #[path = "../support/gpt_builder.rs"]
-mod gpt_builder;
+pub mod gpt_builder;
 mod input;
 mod survey;
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 #[path = "../fuzz/bodies.rs"]
-mod bodies;
+pub(crate) mod bodies;
 
 /// How many inputs one corpus may have, and how many bytes in all: what is replayed must not weigh down a clone.
 const MOST_INPUTS: usize = 60;

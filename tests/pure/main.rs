@@ -11,8 +11,6 @@ mod command_line;
 mod ddi_builder;
 mod drift;
 mod fuzz_corpora;
-#[path = "../support/gpt_builder.rs"]
-mod gpt_builder;
 mod install;
 #[path = "../support/judge.rs"]
 mod judge;
@@ -25,3 +23,5 @@ mod refusals;
 mod runner;
 mod setup;
 mod udev_rules;
+
+use fuzz_corpora::bodies::gpt_builder;
