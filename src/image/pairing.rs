@@ -24,6 +24,10 @@ pub(super) fn pair(dissection: &mut Dissection, bytes: &SparseBytes, options: &S
             Ok(None) => {}
             Err(finding) => dissection.findings.push(*finding),
         }
+        // Where nothing could be paired, too, one hash partition at most stands for its designator.
+        if let Some(hash) = data.verity_hash() {
+            keep_the_best(dissection, hash, options.architecture);
+        }
     }
 }
 

@@ -309,6 +309,7 @@ fn superblock_extents(extent: Extent) -> Vec<Extent> {
 mod tests {
     use super::*;
     use crate::format::gpt::gpt_builder::GptBuilder;
+    use crate::format::units::PartitionNumber;
 
     const MIB: usize = 1 << 20;
 
@@ -354,6 +355,17 @@ mod tests {
 
         let (result, rounds, read) = dissect(&with_signatures(15, 4 * MIB));
         assert!(result.is_ok() && rounds == 3 && read > 60 * MIB, "{read} bytes in {rounds} rounds");
+    }
+
+    #[test]
+    fn of_several_hash_partitions_without_data_one_is_chosen() {
+        const HASH: u128 = 0x2c7357ed_ebd2_46d9_aec1_23d437ec2bf5;
+        let add = |builder: GptBuilder, number| builder.partition(HASH, number, "", 0, vec![0; 4096]);
+        let image = (1..=3).fold(GptBuilder::new(512), add).build().bytes;
+        let dissection = dissect(&image).0.unwrap();
+        let standings: Vec<Standing> = dissection.partitions.iter().map(|p| p.standing).collect();
+        let beaten = Standing::Passed(PassedOver::Version(PartitionNumber::new(1).unwrap()));
+        assert_eq!(standings, [Standing::Chosen(Designator::RootVerity), beaten, beaten]);
     }
 
     #[test]
