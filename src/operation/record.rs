@@ -328,7 +328,7 @@ impl RecordStore {
     /// All records that can be read.
     ///
     /// # Errors
-    /// [`OperationError::System`] where the directory cannot be read, or holds more than [`MAXIMUM_RECORDS`] files.
+    /// [`OperationError::System`] where the directory cannot be read, or holds more than 1024 records.
     pub fn all(&self) -> Result<Vec<Record>, OperationError> {
         Ok(self.files()?.iter().filter_map(|path| read(path)).collect())
     }
