@@ -101,7 +101,7 @@ pub(crate) const TESTS: &[HostTest] = &[
     },
 ];
 
-/// A directory with a signed image `image.raw`, and the certificate of its key.
+/// A directory with a signed image `under-test.raw`, and the certificate of its key.
 pub(crate) struct Sealed {
     directory: TempDir,
 }
@@ -151,7 +151,7 @@ impl Sealed {
             ddictl()
                 .args(["seal", "--private-key=k.key", "--certificate=k.crt"])
                 .args(arguments)
-                .args(["tree", "image.raw"])
+                .args(["tree", "under-test.raw"])
                 .current_dir(path),
         );
         Self { directory }
@@ -164,7 +164,7 @@ impl Sealed {
 
     /// The image.
     pub(crate) fn image(&self) -> PathBuf {
-        self.path().join("image.raw")
+        self.path().join("under-test.raw")
     }
 
     /// `ddictl attach` of the image, whose certificate is trusted, without the name of the image yet.
@@ -257,12 +257,13 @@ impl Drop for Attached {
 }
 
 /// Everything that is attached.
-pub(crate) fn records() -> Vec<Value> {
+fn records() -> Vec<Value> {
     let text = succeed(ddictl().args(["list", "--json=short"]));
     serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().clone()
 }
 
-fn references() -> Vec<String> {
+/// The references of everything that is attached, in their order.
+pub(crate) fn references() -> Vec<String> {
     records().iter().map(|record| record["reference"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -274,8 +275,14 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 /// Runs a command that must fail with this status, and gives what it says.
 pub(crate) fn fail(command: &mut Command, status: i32) -> String {
     let before = MachineState::now();
+    let known = references();
     let output = command.output().unwrap();
     let said = text(&output.stderr);
+    if output.status.success() {
+        for new in references().iter().filter(|name| !known.contains(name)) {
+            succeed(ddictl().args(["detach", new]));
+        }
+    }
     assert_eq!(output.status.code(), Some(status), "{command:?}: {said}");
     assert_eq!(text(&output.stdout), "", "{command:?}");
     assert_eq!(before.difference(&MachineState::now()), None, "{command:?}");
@@ -301,7 +308,7 @@ fn a_device_shows_the_hashed_area_and_nothing_else() {
     let (offset, length) = sealed.hashed_area();
     let number = sealed.entry("root").0;
     assert_eq!((device.offset.bytes(), device.size_limit.bytes()), (offset, length));
-    assert_eq!(device.reference(), Some(format!("image.raw-part{number}").as_str()));
+    assert_eq!(device.reference(), Some(format!("under-test.raw-part{number}").as_str()));
     assert!(device.read_only && !device.autoclear);
     let sysfs = |name: &str| {
         let path = format!("/sys/block/loop{}/{name}", device.number);
@@ -329,7 +336,7 @@ fn a_device_shows_the_hashed_area_and_nothing_else() {
     );
     assert_eq!((recorded["offset"].as_u64(), recorded["size"].as_u64()), (Some(offset), Some(length)));
     let table = succeed(ddictl().arg("list"));
-    assert!(table.contains(&path) && table.contains("image.raw-part"), "{table}");
+    assert!(table.contains(&path) && table.contains("under-test.raw-part"), "{table}");
 }
 
 fn the_root_can_be_mounted_and_read() {
@@ -359,13 +366,14 @@ fn every_word_for_an_attachment_detaches_it() {
         let word = word(&attached);
         assert_eq!(succeed(ddictl().args(["detach", &word])), "", "{word}");
         assert_eq!(attached.devices(), [], "{word}");
-        assert!(records().is_empty(), "{word}");
+        assert!(!references().contains(&"a name".to_owned()), "{word}");
         // A second time there is nothing to do, which is said and no error.
         let again = ddictl().args(["detach", &word]).output().unwrap();
         assert_eq!(again.status.code(), Some(0), "{word}");
         assert!(text(&again.stderr).contains("is not attached"), "{word}: {}", text(&again.stderr));
     }
-    assert!(!fs::exists("/run/ddictl").unwrap(), "the state of nothing is nothing");
+    let others = !references().is_empty();
+    assert_eq!(fs::exists("/run/ddictl").unwrap(), others, "the state of nothing is nothing");
 }
 
 fn a_device_in_use_is_left_as_it_is() {
@@ -374,7 +382,7 @@ fn a_device_in_use_is_left_as_it_is() {
     let directory = tempfile::tempdir().unwrap();
     succeed(Command::new("mount").args(["-o", "ro", &attached.paths()[0]]).arg(directory.path()));
     let (record, devices) = (attached.record(), attached.devices());
-    let said = panic_free(|| fail(ddictl().args(["detach", "image.raw"]), 1));
+    let said = panic_free(|| fail(ddictl().args(["detach", "under-test.raw"]), 1));
     let (record_after, devices_after) = (attached.record(), attached.devices());
     succeed(Command::new("umount").arg(directory.path()));
     assert!(said.unwrap().contains(directory.path().to_str().unwrap()));
@@ -419,14 +427,14 @@ fn a_name_is_given_once() {
     let sealed = Sealed::new();
     let attached = sealed.attached(&[]);
     let said = fail(sealed.attach().arg(sealed.image()), 1);
-    assert!(said.contains("the name is taken by the attachment 'image.raw'"), "{said}");
+    assert!(said.contains("the name is taken by the attachment 'under-test.raw'"), "{said}");
     let other = sealed.attached(&["--loop-ref=other"]);
     let said = fail(ddictl().arg("detach").arg(sealed.image()), 1);
-    assert!(said.contains("image.raw, other"), "{said}");
+    assert!(said.contains("other, under-test.raw"), "{said}");
     assert_eq!((attached.devices().len(), other.devices().len()), (1, 1));
     drop((attached, other));
     // A loop device that somebody else gave the name has it, too.
-    for name in ["image.raw", "image.raw-part7", "image.raw-root"] {
+    for name in ["under-test.raw", "under-test.raw-part7", "under-test.raw-root"] {
         let foreign = Foreign::attach(&sealed.image(), name);
         let said = fail(sealed.attach().arg(sealed.image()), 1);
         assert!(
@@ -476,11 +484,12 @@ fn of_several_at_once_each_name_goes_to_one() {
     let running: Vec<_> = ["one", "two", "one", "two", "one"].map(|name| (name, spawn(name))).into();
     let finished: Vec<_> =
         running.into_iter().map(|(name, child)| (name, child.wait_with_output().unwrap())).collect();
-    let attached = records();
+    let attached: Vec<String> =
+        references().into_iter().filter(|name| ["one", "two"].contains(&name.as_str())).collect();
     for name in ["one", "two"] {
         succeed(ddictl().args(["detach", name]));
     }
-    assert_eq!(attached.len(), 2);
+    assert_eq!(attached, ["one", "two"]);
     for name in ["one", "two"] {
         let mine: Vec<_> =
             finished.iter().filter(|(other, _)| *other == name).map(|(_, output)| output).collect();
@@ -575,12 +584,12 @@ fn the_file_may_change_once_it_is_attached() {
 fn a_record_that_cannot_be_read_keeps_its_name() {
     let sealed = Sealed::new();
     let attached = sealed.attached(&[]);
-    let path = Path::new("/run/ddictl/attachments/image.raw.json");
+    let path = Path::new("/run/ddictl/attachments/under-test.raw.json");
     let record = fs::read(path).unwrap();
     fs::write(path, &record[..record.len() / 2]).unwrap();
     let outcome = panic_free(|| {
         assert!(fail(sealed.attach().arg(sealed.image()), 1).contains("the name is taken"));
-        assert!(fail(ddictl().args(["detach", "image.raw"]), 1).contains("its record cannot be read"));
+        assert!(fail(ddictl().args(["detach", "under-test.raw"]), 1).contains("its record cannot be read"));
         succeed(ddictl().args(["detach", "--stale"]));
     });
     fs::write(path, &record).unwrap();

@@ -269,7 +269,7 @@ fn a_file_system_in_front_of_the_table_is_refused_by_name() {
     assert!(find(&fs::read(sealed.image()).unwrap(), &disc.magic) && !find(&shown, &disc.magic));
     let links = links();
     assert!(
-        links.len() == 2 && links.iter().all(|(name, _)| name.contains("by-loop-ref/image.raw-")),
+        links.len() == 2 && links.iter().all(|(name, _)| name.contains("by-loop-ref/under-test.raw-")),
         "{links:?}"
     );
 }

@@ -241,8 +241,8 @@ fn an_attachment_has_its_links_and_no_others() {
     let said = text(&attached.output.stderr);
     assert!(!said.contains("warning"), "{said}");
     let paths = attached.paths();
-    let mut expected = linked(&["image.raw-part1", "image.raw-esp"], &paths[0]);
-    expected.extend(linked(&["image.raw-part2", "image.raw-root"], &paths[1]));
+    let mut expected = linked(&["under-test.raw-part1", "under-test.raw-esp"], &paths[0]);
+    expected.extend(linked(&["under-test.raw-part2", "under-test.raw-root"], &paths[1]));
     expected.sort();
     assert_eq!(there, expected);
     udevd.settle();
@@ -287,7 +287,7 @@ fn a_record_that_does_not_fit_makes_no_link() {
     let attached = sealed.attached(&[]);
     let right = attached.record();
     let number = attached.devices()[0].number;
-    let there = linked(&["image.raw-part1", "image.raw-root"], &attached.paths()[0]);
+    let there = linked(&["under-test.raw-part1", "under-test.raw-root"], &attached.paths()[0]);
     let with = |edit: &dyn Fn(&mut Value)| {
         let mut record = right.clone();
         edit(&mut record);
@@ -312,7 +312,7 @@ fn a_record_that_does_not_fit_makes_no_link() {
                 record["owner"] = dead.clone();
                 let other = record["devices"][0].clone();
                 record["devices"].as_array_mut().unwrap().push(other);
-                record["devices"][1]["reference"] = json!("image.raw-part9");
+                record["devices"][1]["reference"] = json!("under-test.raw-part9");
             }),
         ),
     ];
@@ -326,7 +326,7 @@ fn a_record_that_does_not_fit_makes_no_link() {
         assert_eq!((links(), is_ready(number)), (there.clone(), true), "{what}");
     }
     // A file that is no record at all.
-    fs::write(Path::new(RECORDS).join("image.raw.json"), "{").unwrap();
+    fs::write(Path::new(RECORDS).join("under-test.raw.json"), "{").unwrap();
     udevd.trigger(number);
     let (found, ready) = (links(), is_ready(number));
     write_record(&right);
@@ -381,8 +381,8 @@ fn a_foreign_device_cannot_take_a_link_of_ours() {
     let sealed = Sealed::new();
     let udevd = Udevd::start();
     let attached = sealed.attached(&[]);
-    let there = linked(&["image.raw-part1", "image.raw-root"], &attached.paths()[0]);
-    for name in ["image.raw", "image.raw-part1", "image.raw-root", "image.raw-part2"] {
+    let there = linked(&["under-test.raw-part1", "under-test.raw-root"], &attached.paths()[0]);
+    for name in ["under-test.raw", "under-test.raw-part1", "under-test.raw-root", "under-test.raw-part2"] {
         let foreign = Foreign::attach(&sealed.image(), name);
         udevd.trigger(foreign.number());
         let (found, ready) = (links(), is_ready(foreign.number()));
@@ -428,7 +428,7 @@ fn an_esp_that_is_no_vfat_is_not_ready() {
     udevd.trigger(devices[1].number);
     let (found, ready, said) = (links(), is_ready(devices[1].number), properties(devices[1].number));
     write_record(&right);
-    assert_eq!(found, linked(&["image.raw-part1", "image.raw-esp"], &attached.paths()[0]));
+    assert_eq!(found, linked(&["under-test.raw-part1", "under-test.raw-esp"], &attached.paths()[0]));
     assert!(!ready && said.iter().any(|line| line.contains("vfat")), "{said:?}");
 }
 
@@ -458,8 +458,8 @@ fn without_the_helper_nothing_is_linked() {
     let udevd = Udevd::start_with(empty, &absent);
     let attached = sealed.attached(&[]);
     let said = text(&attached.output.stderr);
-    assert!(said.contains("udev made no link /dev/disk/by-loop-ref/image.raw-part1"), "{said}");
-    assert!(said.contains("udev made no link /dev/disk/by-loop-ref/image.raw-root"), "{said}");
+    assert!(said.contains("udev made no link /dev/disk/by-loop-ref/under-test.raw-part1"), "{said}");
+    assert!(said.contains("udev made no link /dev/disk/by-loop-ref/under-test.raw-root"), "{said}");
     udevd.settle();
     assert_eq!((links(), is_ready(attached.devices()[0].number)), (vec![], false));
 }
@@ -475,7 +475,7 @@ fn a_device_in_use_keeps_its_links() {
         use std::os::unix::fs::OpenOptionsExt;
         fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_EXCL).open(&attached.paths()[0]).unwrap()
     };
-    let said = fail(ddictl().args(["detach", "image.raw"]), 1);
+    let said = fail(ddictl().args(["detach", "under-test.raw"]), 1);
     udevd.settle();
     let (found, ready) = (links(), is_ready(device));
     drop(holder);
