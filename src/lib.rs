@@ -55,6 +55,30 @@
 //! stream: one dissection for all sources. Dissection, policy and trust together give a plan, plain data, or a refusal.
 //! Everything that can refuse is decided before the first device is made; the plan is the only input of what follows.
 //! A value that says 'verified' can be made by [`trust`] alone, from a check that ran.
+//!
+//! # Example
+//!
+//! What is in an image, asked of bytes in memory; a file or a server would be asked in the same way:
+//!
+//! ```
+//! use ddictl::format::architecture::Architecture;
+//! use ddictl::format::units::ByteLength;
+//! use ddictl::image::survey::{Survey, SurveyOptions};
+//!
+//! let image = vec![0; 1 << 20];
+//! let mut survey = Survey::new(ByteLength::of(&image), SurveyOptions::new(Architecture::X86_64));
+//! let mut wanted = survey.wanted();
+//! while !wanted.is_empty() {
+//!     for extent in wanted {
+//!         let start = usize::try_from(extent.start().bytes()).unwrap();
+//!         let length = extent.length().in_memory().unwrap();
+//!         survey.feed(extent.start(), &image[start..start + length]);
+//!     }
+//!     wanted = survey.wanted();
+//! }
+//! let malformed = survey.finish().unwrap_err();
+//! assert_eq!(malformed.finding.rule.code(), "DDI0101", "neither a partition table nor a file system");
+//! ```
 
 pub mod cli;
 pub mod fetch;
