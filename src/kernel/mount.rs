@@ -75,6 +75,14 @@ pub enum MountError {
         /// What went wrong.
         source: io::Error,
     },
+    /// The kernel refused another size for the tmpfs.
+    #[error("changing the size of the tmpfs on '{}'", .directory.display())]
+    Resizing {
+        /// Where.
+        directory: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
     /// The file system does not say how much room it has.
     #[error("asking a file system for its free space")]
     Statistics(#[source] io::Error),
@@ -206,6 +214,18 @@ impl Drop for OwnTmpfs {
 pub fn unmount(directory: &Path) -> Result<(), MountError> {
     umount2(directory, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
         .map_err(|errno| MountError::Unmounting { directory: directory.to_owned(), source: errno.into() })
+}
+
+/// Lets the tmpfs with the root directory `root`, mounted on `directory` by [`OwnTmpfs::mount_on`], take `size` bytes
+/// from now on.
+///
+/// # Errors
+/// [`MountError::Resizing`], also where it holds more than that already.
+pub fn resize_tmpfs(directory: &Path, root: BorrowedFd<'_>, size: ByteLength) -> Result<(), MountError> {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = format!("size={size}");
+    mount(None::<&str>, &proc_path(root), None::<&str>, flags, Some(options.as_str()))
+        .map_err(|errno| MountError::Resizing { directory: directory.to_owned(), source: errno.into() })
 }
 
 /// How much can be written to the file system of a file or directory.

@@ -112,11 +112,12 @@ impl CompleteFile {
         &self.file
     }
 
-    /// Gives the file its name in the directory.
+    /// Gives the file its name in the directory, and opens what has that name now for reading alone: the kernel knows
+    /// the descriptor before as that of a deleted file.
     ///
     /// # Errors
     /// [`PlacementError::AlreadyExists`] where the name is taken; any other [`PlacementError`].
-    pub fn link_as(&self, name: &OsStr) -> Result<(), PlacementError> {
+    pub fn link_as(&self, name: &OsStr) -> Result<File, PlacementError> {
         let shown = || name.to_string_lossy().into_owned();
         if !is_plain_name(name) {
             return Err(PlacementError::Name { name: shown() });
@@ -127,7 +128,11 @@ impl CompleteFile {
             Err(Errno::EEXIST) => return Err(PlacementError::AlreadyExists { name: shown() }),
             Err(errno) => return Err(PlacementError::Linking { name: shown(), source: errno.into() }),
         }
-        self.directory.sync_all().map_err(PlacementError::Syncing)
+        self.directory.sync_all().map_err(PlacementError::Syncing)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let named = openat(&self.directory, name, flags, Mode::empty())
+            .map_err(|errno| PlacementError::Reopening(errno.into()))?;
+        Ok(File::from(named))
     }
 }
 

@@ -125,6 +125,12 @@ impl Reservation {
         self.store.write(&self.record)
     }
 
+    /// The name that is reserved.
+    #[must_use]
+    pub fn reference(&self) -> &str {
+        self.reference.as_str()
+    }
+
     /// Makes the devices.
     ///
     /// # Errors
@@ -243,7 +249,11 @@ impl Reservation {
         }
         wait_for_udev(&numbers);
         if let Some(placed) = &self.record.placed {
-            failures.extend(remove_placed(placed).err());
+            let removed = self
+                .store
+                .lock()
+                .and_then(|_lock| remove_placed(&self.store, &self.record.reference, placed));
+            failures.extend(removed.err());
         }
         if failures.is_empty() {
             let removed = self.store.lock().and_then(|_lock| self.store.remove(&self.record.reference));

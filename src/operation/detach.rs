@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use crate::format::loop_reference::LoopReference;
 use crate::kernel::device_number::DeviceNumber;
 use crate::kernel::loop_device::{self, DetachError, Holders, Identity, LoopStatus};
-use crate::kernel::mount;
 use crate::kernel::open_foreign;
 use crate::kernel::placed_file;
 
 use super::activate::{LINK_DIRECTORY, wait_for_udev};
 use super::error::OperationError;
 use super::fault;
+use super::image_directory::leave;
 use super::observer::Observer;
 use super::record::{FileIdentity, Owner, Placed, Record, RecordStore, State};
 
@@ -233,7 +233,7 @@ fn take_down(store: &RecordStore, mut record: Record) -> Result<(), OperationErr
     }
     wait_for_udev(&numbers);
     if let Some(placed) = &record.placed {
-        remove_placed(placed)?;
+        remove_placed(store, &record.reference, placed)?;
         fault::point("detach:placed")?;
     }
     store.remove(&record.reference)
@@ -257,7 +257,13 @@ pub(super) fn detach_device(
 
 /// Removes a file that was placed for an attachment, and the tmpfs that was made for it. What is gone is gone; what has
 /// the name and is another file stays, and is not even opened: it may be a link to anywhere or a pipe that blocks.
-pub(super) fn remove_placed(placed: &Placed) -> Result<(), OperationError> {
+///
+/// The tmpfs stays as long as a record other than that of `reference` names it. The caller holds the lock of the records.
+pub(super) fn remove_placed(
+    store: &RecordStore,
+    reference: &str,
+    placed: &Placed,
+) -> Result<(), OperationError> {
     let removing = |source: Box<dyn std::error::Error + Send + Sync>| {
         OperationError::system("removing", &placed.path, source)
     };
@@ -281,23 +287,7 @@ pub(super) fn remove_placed(placed: &Placed) -> Result<(), OperationError> {
     let Some(directory) = &placed.tmpfs else {
         return Ok(());
     };
-    let mounted = mount::is_mount_point(directory)
-        .map_err(|source| OperationError::system("examining", directory, source))?;
-    // Somebody else may have put files there since; then the tmpfs stays, for them.
-    let is_empty = fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
-    if mounted && is_empty {
-        mount::unmount(directory)
-            .map_err(|source| OperationError::system("unmounting", directory, source))?;
-    }
-    if placed.directory_created && is_empty {
-        match fs::remove_dir(directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(OperationError::system("removing", directory, error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    leave(store, reference, directory, placed.directory_created)
 }
 
 #[cfg(test)]
@@ -306,7 +296,7 @@ mod tests {
 
     fn placed(path: &Path, file: Option<&Path>) -> Placed {
         let file = file.map(|file| FileIdentity::of(&fs::metadata(file).unwrap()));
-        Placed { path: path.to_owned(), file, tmpfs: None, directory_created: false }
+        Placed { path: path.to_owned(), file, tmpfs: None, room: 0, directory_created: false }
     }
 
     #[test]
@@ -315,9 +305,9 @@ mod tests {
         let image = directory.path().join("image.raw");
         fs::write(&image, "ours").unwrap();
         let placed = placed(&image, Some(&image));
-        remove_placed(&placed).unwrap();
+        remove_placed(&RecordStore::of_this_machine(), "test", &placed).unwrap();
         assert!(!image.try_exists().unwrap());
-        remove_placed(&placed).unwrap();
+        remove_placed(&RecordStore::of_this_machine(), "test", &placed).unwrap();
     }
 
     #[test]
@@ -326,13 +316,13 @@ mod tests {
         let (image, precious) = (directory.path().join("image.raw"), directory.path().join("precious"));
         fs::write(&image, "somebody else was quicker").unwrap();
         fs::write(&precious, "precious").unwrap();
-        remove_placed(&placed(&image, None)).unwrap();
-        remove_placed(&placed(&image, Some(&precious))).unwrap();
+        remove_placed(&RecordStore::of_this_machine(), "test", &placed(&image, None)).unwrap();
+        remove_placed(&RecordStore::of_this_machine(), "test", &placed(&image, Some(&precious))).unwrap();
         assert!(image.try_exists().unwrap());
 
         fs::remove_file(&image).unwrap();
         std::os::unix::fs::symlink(&precious, &image).unwrap();
-        remove_placed(&placed(&image, Some(&precious))).unwrap();
+        remove_placed(&RecordStore::of_this_machine(), "test", &placed(&image, Some(&precious))).unwrap();
         assert!(image.symlink_metadata().unwrap().is_symlink() && precious.try_exists().unwrap());
     }
 
@@ -341,7 +331,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pipe = directory.path().join("image.raw");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        remove_placed(&placed(&pipe, None)).unwrap();
+        remove_placed(&RecordStore::of_this_machine(), "test", &placed(&pipe, None)).unwrap();
         assert!(pipe.symlink_metadata().is_ok());
     }
 }

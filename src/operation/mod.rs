@@ -11,6 +11,7 @@ pub mod examine;
 mod fault;
 #[cfg(feature = "fault-points")]
 pub mod fault;
+mod image_directory;
 pub mod list;
 pub mod observer;
 pub mod policy_store;

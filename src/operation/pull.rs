@@ -21,7 +21,6 @@ use crate::format::units::{ByteLength, Extent};
 use crate::image::plan::ActivationPlan;
 use crate::image::presets::RequestedPolicy;
 use crate::kernel::memory::available_memory;
-use crate::kernel::mount::{self, OwnTmpfs};
 use crate::kernel::placed_file::{self, AnonymousFile};
 
 use super::activate::{Attached, Reservation, device_references};
@@ -29,8 +28,9 @@ use super::cancel::Cancel;
 use super::detach::reap;
 use super::error::OperationError;
 use super::fault;
+use super::image_directory;
 use super::observer::Observer;
-use super::record::{FileIdentity, Placed};
+use super::record::FileIdentity;
 use super::source::ImageSource;
 use super::trust_store::TrustStore;
 use super::verified_image::{ImmutableImage, VerifiedImage, plan};
@@ -132,18 +132,23 @@ pub fn pull(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Attached, OperationError> {
-    reap(observer)?;
     let reference = reference_of(&request.name)?;
-    let target = request.directory.join(reference.as_str());
+    // The record is read by later commands, in other working directories.
+    let directory = std::path::absolute(&request.directory)
+        .map_err(|source| OperationError::system("resolving", &request.directory, source))?;
+    reap(observer)?;
+    let target = directory.join(reference.as_str());
     if target.symlink_metadata().is_ok() {
         let problem = "it is there already: detach it, remove it, or choose another NAME";
         return Err(OperationError::state("placing the image as", target.display(), problem));
     }
     let body =
         client(request, cancel).get(&request.url).map_err(|error| fetching(&request.url, cancel, error))?;
+    let needed = body.total().map(ByteLength::new);
     let room = room_for(body.total(), &request.url)?;
     let mut reservation = Reservation::make(&reference, &request.url.without_secrets())?;
-    let verified = place(body, request, &target, room, &mut reservation, observer, cancel)
+    let verified = image_directory::prepare(&directory, &target, room, needed, &mut reservation)
+        .and_then(|root| download(body, &root, &target, room, &request.url, observer, cancel))
         .and_then(|image| verify_and_link(image, request, trust, &mut reservation, observer, cancel));
     match verified {
         Ok(verified) => reservation.activate(&verified, observer, cancel),
@@ -176,74 +181,24 @@ struct Arrived {
     digest: String,
 }
 
-/// Writes the body to a file without a name, in memory.
-fn place(
+/// Writes the body to a file without a name in the directory `root`.
+fn download(
     mut body: Body,
-    request: &PullRequest,
+    root: &fs::File,
     target: &Path,
     room: ByteLength,
-    reservation: &mut Reservation,
+    url: &ImageUrl,
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Arrived, OperationError> {
-    let directory = &request.directory;
-    let at = |doing| move |source| OperationError::system(doing, directory, source);
-    let absent = !directory.try_exists().map_err(at("examining"))?;
-    let free = absent || is_free(directory)?;
-    reservation.will_place(Placed {
-        path: target.to_owned(),
-        file: None,
-        tmpfs: free.then(|| directory.clone()),
-        directory_created: absent,
-    })?;
-    fault::point("pull:recorded")?;
-    let root = if free {
-        let tmpfs = match OwnTmpfs::mount_on(directory, room, 0o755) {
-            Ok(tmpfs) => tmpfs,
-            Err(source) => {
-                // What is mounted there now, if anything, is somebody else's: undoing must leave it alone.
-                reservation.will_place(Placed {
-                    path: target.to_owned(),
-                    file: None,
-                    tmpfs: None,
-                    directory_created: false,
-                })?;
-                return Err(OperationError::system("mounting a tmpfs on", directory, source));
-            }
-        };
-        let root = tmpfs.root().map_err(|source| OperationError::system("opening", directory, source))?;
-        // The record names it: undoing takes it down, also after this process died.
-        tmpfs.keep();
-        root
-    } else {
-        fs::File::open(directory).map_err(at("opening"))?
-    };
-    fault::point("pull:mounted")?;
-    let in_memory = mount::is_tmpfs(root.as_fd())
-        .map_err(|source| OperationError::system("examining", directory, source))?;
-    if !in_memory {
-        let problem = "expected a tmpfs, because what is attached must not change after it was verified: \
-                       choose an empty directory or one in a tmpfs with --image-root=";
-        return Err(OperationError::state("placing an image in", directory.display(), problem));
-    }
     let file = AnonymousFile::create_in(root.as_fd())
-        .map_err(|source| OperationError::system("making a file in", directory, source))?;
-    let total = body.total().map(ByteLength::new);
-    observer.started("downloading", total);
-    let received = receive(&mut body, file.file(), room, &request.url, observer, cancel);
+        .map_err(|source| OperationError::system("making a file for", target, source))?;
+    observer.started("downloading", body.total().map(ByteLength::new));
+    let received = receive(&mut body, file.file(), room, url, observer, cancel);
     observer.finished();
     let (size, digest) = received?;
     fault::point("pull:received")?;
     Ok(Arrived { file, name: target.file_name().map(OsStr::to_owned).unwrap_or_default(), size, digest })
-}
-
-/// Whether a directory is empty and nothing is mounted on it.
-fn is_free(directory: &Path) -> Result<bool, OperationError> {
-    let mut entries =
-        fs::read_dir(directory).map_err(|source| OperationError::system("reading", directory, source))?;
-    let mounted = mount::is_mount_point(directory)
-        .map_err(|source| OperationError::system("examining", directory, source))?;
-    Ok(entries.next().is_none() && !mounted)
 }
 
 fn receive(
@@ -292,13 +247,30 @@ fn receive(
 /// Writes what is not zero; the rest of a fresh file reads as zeros anyway.
 fn write_sparse(file: &fs::File, chunk: &[u8], offset: u64) -> io::Result<()> {
     let mut position = offset;
-    for piece in chunk.chunks(HOLE) {
-        if piece.iter().any(|byte| *byte != 0) {
-            file.write_all_at(piece, position)?;
+    let mut rest = chunk;
+    while let Some((run, behind)) = split_run(rest) {
+        if !is_zero(run) {
+            file.write_all_at(run, position)?;
         }
-        position = position.saturating_add(ByteLength::of(piece).bytes());
+        position = position.saturating_add(ByteLength::of(run).bytes());
+        rest = behind;
     }
     Ok(())
+}
+
+/// The longest beginning of `bytes` in which all pieces are zero, or none of them is, and what follows it.
+fn split_run(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut pieces = bytes.chunks(HOLE);
+    let first = pieces.next()?;
+    let zero = is_zero(first);
+    let length = pieces
+        .take_while(|piece| is_zero(piece) == zero)
+        .fold(first.len(), |length, piece| length.saturating_add(piece.len()));
+    bytes.split_at_checked(length)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// Says of a compressed or converted image what it is, instead of that it has no partition table.
@@ -348,12 +320,13 @@ fn verify_and_link(
         .metadata()
         .map_err(|source| OperationError::system("placing the image as", &arrived.name, source))?;
     reservation.will_link(FileIdentity::of(&metadata))?;
-    complete.link_as(&arrived.name).map_err(placing)?;
+    let named = complete.link_as(&arrived.name).map_err(placing)?;
     fault::point("pull:linked")?;
     // Not every kernel has the flag on tmpfs; the permissions and the missing writers hold without it.
     placed_file::set_immutable(complete.file().as_fd()).map_err(placing)?;
     fault::point("pull:immutable")?;
-    Ok(verified)
+    // So that the kernel says of the devices which file is behind them: the first descriptor's never had a name.
+    verified.through(named)
 }
 
 fn client(request: &PullRequest, cancel: &Cancel) -> HttpClient {
@@ -398,5 +371,34 @@ impl ImageSource for RemoteImage {
     fn read(&self, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError> {
         let mut reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         reader.read(extents).map_err(|error| fetching(&self.name, &self.cancel, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_zero_is_not_written_and_the_rest_in_long_runs() {
+        let mut bytes = vec![0; 10 * HOLE + 17];
+        bytes[2 * HOLE..3 * HOLE].fill(1);
+        bytes[4 * HOLE - 1] = 2;
+        bytes[9 * HOLE] = 3;
+        bytes[10 * HOLE + 16] = 4;
+        let mut lengths = Vec::new();
+        let mut rest = bytes.as_slice();
+        while let Some((run, behind)) = split_run(rest) {
+            lengths.push((run.len(), is_zero(run)));
+            rest = behind;
+        }
+        let expected = [(2 * HOLE, true), (2 * HOLE, false), (5 * HOLE, true), (HOLE + 17, false)];
+        assert_eq!(lengths, expected);
+
+        let file = tempfile::tempfile().unwrap();
+        write_sparse(&file, &bytes, 100).unwrap();
+        let mut found = vec![9; bytes.len() + 100];
+        file.read_exact_at(&mut found, 0).unwrap();
+        assert_eq!(found[..100], [0; 100]);
+        assert_eq!(found[100..], bytes);
     }
 }

@@ -112,6 +112,8 @@ pub struct Placed {
     pub file: Option<FileIdentity>,
     /// The directory on which a tmpfs was mounted for it.
     pub tmpfs: Option<PathBuf>,
+    /// What that tmpfs has room for on account of this file, in bytes.
+    pub room: u64,
     /// Whether that directory was made for it.
     pub directory_created: bool,
 }

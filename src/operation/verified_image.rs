@@ -1,6 +1,7 @@
 //! An image in memory that cannot change any more, and of which everything that is planned was verified.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 
 use crate::format::units::ByteLength;
 use crate::image::assessment::assess;
@@ -65,6 +66,23 @@ impl VerifiedImage {
             }
         }
         Ok(Self { image, plan, verified })
+    }
+
+    /// The same image by another descriptor of the very file that was verified.
+    ///
+    /// # Errors
+    /// [`OperationError::State`] where it is another file, [`OperationError::System`] where that cannot be told.
+    pub(super) fn through(mut self, file: File) -> Result<Self, OperationError> {
+        let examining = |source| OperationError::system("examining", &self.image.source, source);
+        let verified = self.file().metadata().map_err(examining)?;
+        let found = file.metadata().map_err(examining)?;
+        if (found.dev(), found.ino()) != (verified.dev(), verified.ino()) {
+            let problem = "expected the file that was verified, found another one under its name";
+            return Err(OperationError::state("reopening", &self.image.source, problem));
+        }
+        let size = self.image.image.size();
+        self.image.image = ImageFile::from_file(file, &self.image.source, size);
+        Ok(self)
     }
 
     /// What is planned.

@@ -1,0 +1,143 @@
+//! The directory that pulled images lie in: a tmpfs of ours where nothing is in the way, and how that goes again.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use crate::format::units::ByteLength;
+use crate::kernel::mount::{self, OwnTmpfs};
+
+use super::activate::Reservation;
+use super::error::OperationError;
+use super::fault;
+use super::record::{Placed, RecordStore};
+
+/// Permissions of the directory that images lie in: everybody may see what there is.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// Makes `directory` ready for an image that will be `target` in it, and gives its descriptor. `room` is what the image
+/// may take, `needed` what it will take, where that is known.
+///
+/// # Errors
+/// [`OperationError`]; the reservation's record names everything that has to be undone.
+pub(super) fn prepare(
+    directory: &Path,
+    target: &Path,
+    room: ByteLength,
+    needed: Option<ByteLength>,
+    reservation: &mut Reservation,
+) -> Result<File, OperationError> {
+    let at = |doing| move |source| OperationError::system(doing, directory, source);
+    // Of two pulls into one directory, one makes the tmpfs and the other finds it.
+    let store = RecordStore::of_this_machine();
+    let _lock = store.lock()?;
+    let absent = !directory.try_exists().map_err(at("examining"))?;
+    let free = absent || is_free(directory)?;
+    let sharing = sharing(&store, reservation.reference(), directory)?;
+    let ours = !free && !sharing.is_empty();
+    let foreign =
+        Placed { path: target.to_owned(), file: None, tmpfs: None, room: 0, directory_created: false };
+    let own = Placed {
+        tmpfs: Some(directory.to_owned()),
+        room: room.bytes(),
+        directory_created: absent || ours && sharing.iter().any(|placed| placed.directory_created),
+        ..foreign.clone()
+    };
+    reservation.will_place(if free || ours { own } else { foreign.clone() })?;
+    fault::point("pull:recorded")?;
+    let mounting = |source| OperationError::system("mounting a tmpfs on", directory, source);
+    let root = if free {
+        let tmpfs = match OwnTmpfs::mount_on(directory, room, DIRECTORY_MODE) {
+            Ok(tmpfs) => tmpfs,
+            Err(source) => {
+                // What is mounted there now, if anything, is somebody else's: undoing must leave it alone.
+                reservation.will_place(foreign)?;
+                return Err(mounting(source));
+            }
+        };
+        let root = tmpfs.root().map_err(mounting)?;
+        // The record names it: undoing takes it down, also after this process died.
+        tmpfs.keep();
+        root
+    } else {
+        File::open(directory).map_err(at("opening"))?
+    };
+    fault::point("pull:mounted")?;
+    if !mount::is_tmpfs(root.as_fd()).map_err(at("examining"))? {
+        let problem = "expected a tmpfs, because what is attached must not change after it was verified: \
+                       choose an empty directory or one in a tmpfs with --image-root=";
+        return Err(OperationError::state("placing an image in", directory.display(), problem));
+    }
+    if ours {
+        let size = ByteLength::new(total_room(&sharing).bytes().saturating_add(room.bytes()));
+        mount::resize_tmpfs(directory, root.as_fd(), size).map_err(mounting)?;
+    } else if let (false, Some(needed)) = (free, needed) {
+        let space = mount::free_space(root.as_fd())
+            .map_err(|source| OperationError::system("examining", directory, source))?;
+        if needed > space {
+            let problem = format!(
+                "the image needs {needed} bytes, and {space} are free there: choose another directory with --image-root="
+            );
+            return Err(OperationError::state("placing an image in", directory.display(), problem));
+        }
+    }
+    Ok(root)
+}
+
+/// Whether a directory is empty and nothing is mounted on it.
+fn is_free(directory: &Path) -> Result<bool, OperationError> {
+    let mut entries =
+        fs::read_dir(directory).map_err(|source| OperationError::system("reading", directory, source))?;
+    let mounted = mount::is_mount_point(directory)
+        .map_err(|source| OperationError::system("examining", directory, source))?;
+    Ok(entries.next().is_none() && !mounted)
+}
+
+/// What the records other than that of `reference` say of a tmpfs that was mounted on `directory` for images.
+fn sharing(store: &RecordStore, reference: &str, directory: &Path) -> Result<Vec<Placed>, OperationError> {
+    let others = store.all()?.into_iter().filter(|other| other.reference != reference);
+    let placed = others.filter_map(|other| other.placed);
+    Ok(placed.filter(|placed| placed.tmpfs.as_deref() == Some(directory)).collect())
+}
+
+fn total_room(placed: &[Placed]) -> ByteLength {
+    ByteLength::new(placed.iter().fold(0, |total, placed| total.saturating_add(placed.room)))
+}
+
+/// Takes down the tmpfs that was mounted on a directory for the attachment `reference` and others, and the directory if
+/// it was made for them; as long as there are others, it only gets smaller. The caller holds the lock of the records.
+///
+/// # Errors
+/// [`OperationError::System`] where something cannot be removed.
+pub(super) fn leave(
+    store: &RecordStore,
+    reference: &str,
+    directory: &Path,
+    created: bool,
+) -> Result<(), OperationError> {
+    let at = |doing| move |source| OperationError::system(doing, directory, source);
+    let mounted = mount::is_mount_point(directory)
+        .map_err(|source| OperationError::system("examining", directory, source))?;
+    let others = sharing(store, reference, directory)?;
+    if !others.is_empty() {
+        if mounted && let Ok(root) = File::open(directory) {
+            // It is a limit and no more: where it cannot be changed, it stays as it is.
+            let _ = mount::resize_tmpfs(directory, root.as_fd(), total_room(&others));
+        }
+        return Ok(());
+    }
+    // Somebody else may have put files there since; then the tmpfs stays, for them.
+    let is_empty = fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none());
+    if mounted && is_empty {
+        mount::unmount(directory)
+            .map_err(|source| OperationError::system("unmounting", directory, source))?;
+    }
+    if created && is_empty {
+        match fs::remove_dir(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at("removing")(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
