@@ -46,6 +46,8 @@ pub(crate) struct HostTest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "the needs of tests come and go")]
 pub(crate) enum Need {
+    /// A path that is not there yet, and that a test may take.
+    Absent(&'static str),
     /// User 0, and the right to mount.
     Root,
     /// Loop devices: `/dev/loop-control` can be opened.
@@ -66,6 +68,9 @@ impl Need {
     /// Why this machine does not have it; `None` where it has.
     fn missing(self) -> Option<String> {
         match self {
+            Self::Absent(path) => {
+                fs::symlink_metadata(path).is_ok().then(|| format!("needs a machine without '{path}'"))
+            }
             Self::Root => (!is_root()).then(|| "needs root".to_owned()),
             Self::LoopDevices => cannot_open("/dev/loop-control", "loop devices"),
             Self::DeviceMapper => cannot_open("/dev/mapper/control", "the device mapper"),
@@ -217,7 +222,7 @@ impl MachineState {
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
             lines.insert(format!("mount {line}"));
         }
-        for directory in ["/run/ddictl", "/dev/disk/by-loop-ref", "/dev/disk/by-loop-inode"] {
+        for directory in ["/run/ddictl/attachments", "/dev/disk/by-loop-ref", "/dev/disk/by-loop-inode"] {
             add_files(Path::new(directory), &mut lines);
         }
         Self(lines)

@@ -14,8 +14,12 @@ mod gaps;
 #[path = "../support/gpt_builder.rs"]
 mod gpt_builder;
 mod harness;
+#[path = "../support/http_server.rs"]
+mod http_server;
 mod kernel_files;
 mod loop_devices;
+mod pull;
+mod pull_directory;
 mod repart;
 mod rules_syntax;
 mod seal;
@@ -35,6 +39,8 @@ fn main() -> ExitCode {
             udev_links::TESTS,
             gaps::TESTS,
             faults::TESTS,
+            pull::TESTS,
+            pull_directory::TESTS,
         ]
         .concat(),
     )
