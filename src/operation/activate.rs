@@ -243,8 +243,14 @@ impl Reservation {
             let identity = device.identity();
             // Our descriptor would keep the device bound, so it goes first; with AUTOCLEAR that is all.
             drop(device);
-            if let Ok(identity) = identity {
-                failures.extend(detach_device(&self.record.reference, number, &identity, deadline).err());
+            match identity {
+                Ok(identity) => {
+                    failures.extend(detach_device(&self.record.reference, number, &identity, deadline).err());
+                }
+                // Then the record stays, and tells the next one what to look for.
+                Err(source) => {
+                    failures.push(OperationError::system("examining", format!("/dev/loop{number}"), source));
+                }
             }
         }
         wait_for_udev(&numbers);
