@@ -15,8 +15,10 @@ use super::error::OperationError;
 use super::observer::Observer;
 use super::source::{ImageFile, ImageSource};
 
-/// How much a worker reads at once: a multiple of every block size, small enough to stay in the cache.
-const PIECE: u64 = 256 * 1024;
+/// How much a worker reads at once: a multiple of every block size, and small enough that what was copied out of the page
+/// cache is still in the second-level cache when it is hashed, also on machines that have 256 KiB of it for a core.
+/// Four times as much costs three times the system time.
+const PIECE: u64 = 64 * 1024;
 
 /// Checks all data that `set` protects, as it lies in `image`, against the root hash.
 ///
