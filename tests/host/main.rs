@@ -21,6 +21,7 @@ mod loop_devices;
 mod pull;
 mod pull_directory;
 mod repart;
+mod repart_images;
 mod rules_syntax;
 mod seal;
 mod self_test;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             kernel_files::TESTS,
             rules_syntax::TESTS,
             repart::TESTS,
+            repart_images::TESTS,
             seal::TESTS,
             attach::TESTS,
             udev_links::TESTS,
