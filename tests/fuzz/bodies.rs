@@ -19,6 +19,7 @@ use ddictl::format::superblock::{self, Luks2Metadata, LuksHeader, SuperblockKind
 use ddictl::format::units::{ByteLength, ByteOffset, Extent, PartitionNumber, SectorSize};
 use ddictl::format::verity::{HashTreeGeometry, VeritySuperblock};
 use ddictl::format::verity_signature::VeritySignature;
+use ddictl::image::finding::is_deceptive;
 use ddictl::image::policy::{Found, FoundFileSystem, ImagePolicy, Protection, Use, show_json, show_text};
 use ddictl::image::presets::{PolicyArgument, PolicyFile};
 use ddictl::trust::anchor::{TrustAnchor, TrustAnchors};
@@ -29,7 +30,7 @@ pub mod gpt_builder;
 mod input;
 mod survey;
 
-use input::{Input, SparseImage, extent};
+use input::{Input, SparseImage, copy_overlap, extent};
 
 pub use survey::{plans, survey};
 
@@ -103,12 +104,7 @@ pub fn superblocks(input: &[u8]) {
     let read = |part: Extent| {
         let mut bytes = vec![0; part.length().in_memory().unwrap()];
         for (at, piece) in &pieces {
-            for (position, byte) in (*at..).zip(*piece) {
-                let place = position.checked_sub(part.start().bytes()).and_then(|i| usize::try_from(i).ok());
-                if let Some(place) = place.and_then(|place| bytes.get_mut(place)) {
-                    *place = *byte;
-                }
-            }
+            copy_overlap(&mut bytes, part.start().bytes(), *at, piece);
         }
         bytes
     };
@@ -365,7 +361,7 @@ pub fn names(input: &[u8]) {
     }
 }
 
-/// Whether a terminal shows it on one line as it stands.
+/// Whether a terminal shows it on one line, as it stands.
 fn is_one_line(text: &str) -> bool {
-    !text.contains(char::is_control)
+    !text.contains(is_deceptive)
 }

@@ -63,15 +63,8 @@ impl SparseImage {
         let whole = Extent::from_beginning(self.size());
         assert!(whole.contains(wanted), "{wanted} is asked of an image of {} bytes", self.size());
         let mut bytes = vec![0; wanted.length().in_memory().unwrap()];
-        for (start, part) in [(0, &self.front), (length(&self.front) + self.gap, &self.back)] {
-            let first = wanted.start().bytes().max(start);
-            let end = wanted.end().bytes().min(start + length(part));
-            if first < end {
-                let index = |position, base: u64| usize::try_from(position - base).unwrap();
-                let target = index(first, wanted.start().bytes())..index(end, wanted.start().bytes());
-                bytes[target].copy_from_slice(&part[index(first, start)..index(end, start)]);
-            }
-        }
+        copy_overlap(&mut bytes, wanted.start().bytes(), 0, &self.front);
+        copy_overlap(&mut bytes, wanted.start().bytes(), length(&self.front) + self.gap, &self.back);
         bytes
     }
 
@@ -79,6 +72,16 @@ impl SparseImage {
         for part in wanted {
             known.insert(part.start(), &self.read(*part));
         }
+    }
+}
+
+/// Copies into `target`, which begins at the position `at`, what it shares with a piece that begins at `start`.
+pub(super) fn copy_overlap(target: &mut [u8], at: u64, start: u64, piece: &[u8]) {
+    let index = |distance: u64| usize::try_from(distance).unwrap_or(usize::MAX);
+    let target = target.get_mut(index(start.saturating_sub(at))..).unwrap_or_default();
+    let piece = piece.get(index(at.saturating_sub(start))..).unwrap_or_default();
+    for (old, new) in target.iter_mut().zip(piece) {
+        *old = *new;
     }
 }
 
