@@ -46,8 +46,10 @@ pub fn evaluate(dissection: &Dissection, assessment: &Assessment, requested: &Re
             (Err(refusal), chosen) => {
                 let number = chosen.and_then(|(_, (partition, _))| partition.number);
                 refused.extend(chosen.map(|(index, _)| index));
-                let reasons =
-                    chosen.map(|(_, (partition, _))| why_not_signed(partition, dissection, assessment));
+                let about_its_state = matches!(refusal.objection, Objection::Protection { .. });
+                let reasons = chosen
+                    .filter(|_| about_its_state)
+                    .map(|(_, (partition, _))| why_not_signed(partition, dissection, assessment));
                 evaluation.refusals.push(policy_finding(number, &refusal, reasons.unwrap_or_default()));
             }
         }
@@ -227,7 +229,11 @@ fn why_not_signed(partition: &Partition, dissection: &Dissection, assessment: &A
         .filter(about)
         .map(|f| format!("{} ({})", f.rule.title(), f.found))
         .collect();
-    if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) }
+    match reasons.is_empty() {
+        false => format!(": {}", reasons.join(", ")),
+        true if set.signatures.is_empty() => ": nobody signed it".to_owned(),
+        true => String::new(),
+    }
 }
 
 /// The image is refused: every reason, at least one.
