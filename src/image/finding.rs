@@ -244,7 +244,7 @@ rules! {
 
     /// A partition in a state that the policy does not allow.
     PolicyState = "DDI0501", Error, "a partition in a state that the policy does not allow",
-        "use an image that satisfies the policy, or another policy ('ddictl policy show POLICY' explains it)";
+        "use an image that is protected as demanded (where 'signed' is: 'ddictl seal' signs, --root-hash= pins), or another policy";
     /// A partition that the policy demands is not there.
     PolicyAbsent = "DDI0502", Error, "a partition that the policy demands is missing",
         "use an image that satisfies the policy, or add 'absent' to the rule";
