@@ -6,7 +6,7 @@ use crate::format::loop_reference::LoopReference;
 use crate::image::assessment::{Assessed, Assessment};
 use crate::image::dissection::{Dissection, Layout, Partition, Standing, VeritySet};
 use crate::image::finding::{Finding, is_deceptive, printable};
-use crate::image::plan::ActivationPlan;
+use crate::image::plan::{ActivationPlan, PlannedDevice};
 use crate::image::policy::Use;
 use crate::operation::examine::Audited;
 use crate::operation::record::Record;
@@ -167,7 +167,7 @@ fn escaped(text: &str) -> String {
 /// A plan, for people.
 fn plan_text(reference: &str, plan: &ActivationPlan) -> String {
     let mut text = format!(
-        "plan for '{reference}' under policy '{}': {} read-only device(s) of an image of {}\n",
+        "plan for '{reference}' under policy '{}': {} device(s) of an image of {}\n",
         plan.policy,
         plan.devices.len(),
         human_size(plan.image_size.bytes())
@@ -180,11 +180,12 @@ fn plan_text(reference: &str, plan: &ActivationPlan) -> String {
         let file_system =
             device.file_system.map_or("no known file system", |file_system| file_system.as_str());
         text.push_str(&format!(
-            "  {}: {} of {}, {}, {file_system}\n    links below /dev/disk/by-loop-ref: {links}\n",
+            "  {}: {} of {}, {}, {file_system}, {}\n    links below /dev/disk/by-loop-ref: {links}\n",
             device.designator,
             device.extent,
             human_size(plan.image_size.bytes()),
             device.protection.as_str(),
+            access_text(device),
         ));
         if let Some(verity) = &device.verity {
             text.push_str(&format!("    root hash {}\n", verity.set.root_hash));
@@ -199,6 +200,15 @@ fn plan_text(reference: &str, plan: &ActivationPlan) -> String {
     text
 }
 
+/// Whether a device may be written to, in words.
+const fn access_text(device: &PlannedDevice) -> &'static str {
+    match (device.read_only, device.growfs) {
+        (true, _) => "read-only",
+        (false, false) => "writable",
+        (false, true) => "writable and to be grown",
+    }
+}
+
 /// A plan, for programs.
 fn plan_json(reference: &str, plan: &ActivationPlan) -> Value {
     let devices: Vec<Value> = plan
@@ -210,7 +220,8 @@ fn plan_json(reference: &str, plan: &ActivationPlan) -> Value {
                 "designator": device.designator.as_str(),
                 "offset": device.extent.start().bytes(),
                 "size": device.extent.length().bytes(),
-                "read_only": true,
+                "read_only": device.read_only,
+                "growfs": device.growfs,
                 "protection": device.protection.as_str(),
                 "file_system": device.file_system.map(|file_system| file_system.as_str()),
                 "root_hash": device.verity.as_ref().map(|verity| verity.set.root_hash.to_string()),

@@ -40,6 +40,15 @@ impl Dissection {
         }
     }
 
+    /// Where the partition table lies; nowhere in an image without one.
+    #[must_use]
+    pub fn table_extents(&self) -> &[Extent] {
+        match &self.layout {
+            Layout::Table { extents, .. } => extents,
+            Layout::Bare => &[],
+        }
+    }
+
     /// The partition that was chosen for `designator`.
     #[must_use]
     pub fn chosen(&self, designator: Designator) -> Option<&Partition> {
@@ -64,6 +73,8 @@ pub enum Layout {
         sector_size: SectorSize,
         /// Which copies of the table were valid.
         source: TableSource,
+        /// Where the table itself lies, MBR and both copies.
+        extents: Vec<Extent>,
     },
     /// Not at all: one file system or volume from the first byte to the last.
     Bare,

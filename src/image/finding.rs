@@ -124,6 +124,9 @@ rules! {
     /// Signature partitions and LUKS headers that take more than may be read.
     TooMuchToRead = "DDI0117", Error, "more metadata than any image needs",
         "build the image with signature partitions and LUKS headers of the usual sizes";
+    /// A device that may be written to, over bytes that are not its own.
+    WritableOverlap = "DDI0118", Error, "a writable partition over bytes that are not its own",
+        "do not use this image: build it again with partitions apart from each other, or attach it read-only";
 
     /// Several superblocks in one partition.
     SeveralSuperblocks = "DDI0201", Error, "several superblocks in one partition",

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::format::architecture::Architecture;
 use crate::format::designator::{Designator, VerityRole};
-use crate::format::superblock::{FileSystem, SuperblockKind};
+use crate::format::superblock::{FileSystem, ForeignKind, SuperblockKind};
 use crate::format::units::{ByteLength, Extent, PartitionNumber, SectorSize};
 use crate::trust::root_hash::AuthenticatedRootHash;
 
@@ -270,6 +270,15 @@ pub struct ActivationPlan {
     pub findings: Vec<Finding>,
 }
 
+/// What the caller wants to do with the devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Nothing is written, whatever the image and the policy would allow.
+    ReadOnly,
+    /// What the image, the policy and the kind of protection all allow to be written may be written.
+    ReadWrite,
+}
+
 /// One device to be made.
 #[derive(Debug)]
 pub struct PlannedDevice {
@@ -283,6 +292,11 @@ pub struct PlannedDevice {
     pub protection: Protection,
     /// The file system in it; `None` for an encrypted or unknown one.
     pub file_system: Option<FileSystem>,
+    /// Whether nobody may write to it. False only where the caller asks for it, nothing is verified, and neither the
+    /// partition's attributes nor the policy nor its file system forbid it.
+    pub read_only: bool,
+    /// Whether its file system is to be grown to the size of the partition before use. Never where it is read-only.
+    pub growfs: bool,
     /// How its contents are verified; `None` where nothing protects them.
     pub verity: Option<PlannedVerity>,
     /// Who signed it.
@@ -299,7 +313,8 @@ pub struct PlannedVerity {
 }
 
 impl ActivationPlan {
-    /// Plans the devices for an image under a policy on a machine of the `native` architecture.
+    /// Plans the devices for an image under a policy on a machine of the `native` architecture, for somebody who wants
+    /// `access` to them.
     ///
     /// # Errors
     /// [`Refusal`] with every reason.
@@ -308,6 +323,7 @@ impl ActivationPlan {
         assessment: Assessment,
         requested: &RequestedPolicy,
         native: Architecture,
+        access: Access,
     ) -> Result<Self, Refusal> {
         let mut evaluation = evaluate(dissection, &assessment, requested);
         for (partition, decision) in dissection.partitions.iter().zip(&evaluation.uses) {
@@ -328,10 +344,16 @@ impl ActivationPlan {
         }
         let findings = dissection.findings.iter().chain(&assessment.findings).cloned().collect();
         let each = dissection.partitions.iter().zip(assessment.partitions).zip(&evaluation.uses);
-        let devices = each
+        let devices: Vec<PlannedDevice> = each
             .filter(|((partition, _), decision)| **decision == Use::Used && is_exposed(partition))
-            .filter_map(|((partition, assessed), _)| plan_device(dissection, partition, assessed))
+            .filter_map(|((partition, assessed), _)| {
+                plan_device(dissection, partition, assessed, requested.policy(), access)
+            })
             .collect();
+        let refusals = refuse_writing_elsewhere(dissection, &devices);
+        if !refusals.is_empty() {
+            return Err(Refusal { policy, findings: refusals });
+        }
         Ok(Self {
             image_size: dissection.image_size,
             sector_size: dissection.sector_size(),
@@ -342,16 +364,100 @@ impl ActivationPlan {
     }
 }
 
-fn plan_device(dissection: &Dissection, partition: &Partition, assessed: Assessed) -> Option<PlannedDevice> {
+fn plan_device(
+    dissection: &Dissection,
+    partition: &Partition,
+    assessed: Assessed,
+    policy: &ImagePolicy,
+    access: Access,
+) -> Option<PlannedDevice> {
     let designator = partition.designator()?;
     let set = dissection.verity_of(designator);
+    let read_only = set.is_some() || !may_be_written(partition, &assessed, policy, designator, access);
     Some(PlannedDevice {
         number: partition.number,
         designator,
         extent: set.map_or(partition.extent, |set| set.data_extent),
         protection: assessed.protection,
         file_system: partition.file_system(),
+        read_only,
+        growfs: !read_only && may_grow(partition, policy, designator),
         signer: assessed.signer().map(str::to_owned),
         verity: set.map(|set| PlannedVerity { set: set.clone(), authenticated: assessed.authenticated }),
     })
+}
+
+/// Whether a device may be written to: only where everybody who has a say allows it.
+fn may_be_written(
+    partition: &Partition,
+    assessed: &Assessed,
+    policy: &ImagePolicy,
+    designator: Designator,
+    access: Access,
+) -> bool {
+    let verified = match assessed.protection {
+        Protection::Verity | Protection::Signed => true,
+        Protection::Unprotected | Protection::Encrypted | Protection::EncryptedWithIntegrity => false,
+    };
+    let content_is_read_only = partition.superblocks.iter().any(|superblock| match &superblock.kind {
+        SuperblockKind::FileSystem(file_system) => file_system.is_read_only(),
+        SuperblockKind::Foreign(kind) => matches!(kind, ForeignKind::Cramfs | ForeignKind::Iso9660),
+        _ => false,
+    });
+    access == Access::ReadWrite
+        && !verified
+        && assessed.root_hash.is_none()
+        && !partition.attributes.read_only()
+        && policy.rule(designator).read_only() != Some(true)
+        && !content_is_read_only
+}
+
+/// Whether the file system of a writable partition is to be grown. An ESP and swap space have nothing that grows
+/// (Discoverable Partitions Specification, 'Partition Attribute Flags').
+fn may_grow(partition: &Partition, policy: &ImagePolicy, designator: Designator) -> bool {
+    partition.attributes.growfs()
+        && policy.rule(designator).growfs() != Some(false)
+        && !matches!(designator, Designator::Esp | Designator::Swap)
+}
+
+/// What a device that may be written to shows must be nobody else's: not the table's, not another partition's, not data
+/// or hash tree of a verity set. A table with such partitions is refused long before; a writable device is the one place
+/// where a mistake there would reach what was verified, so it is asked again of the very extents that are planned.
+fn refuse_writing_elsewhere(dissection: &Dissection, devices: &[PlannedDevice]) -> Vec<Finding> {
+    let mut refusals = Vec::new();
+    for (index, device) in devices.iter().enumerate().filter(|(_, device)| !device.read_only) {
+        let table =
+            dissection.table_extents().iter().map(|extent| (*extent, "the partition table".to_owned()));
+        let partitions = dissection
+            .partitions
+            .iter()
+            .filter(|partition| partition.number != device.number)
+            .map(|partition| (partition.extent, named("partition", partition.number)));
+        let verified = dissection.verity.iter().flat_map(|set| {
+            [
+                (set.data_extent, format!("the verified data of {}", set.designator)),
+                (set.tree_extent, format!("the hash tree of {}", set.designator)),
+            ]
+        });
+        let others = devices
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != index)
+            .map(|(_, other)| (other.extent, format!("the device for {}", other.designator)));
+        for (extent, whose) in table.chain(partitions).chain(verified).chain(others) {
+            if device.extent.overlaps(extent) {
+                refusals.push(Finding::of_partition(
+                    Rule::WritableOverlap,
+                    device.number,
+                    format!("{} for {} alone", device.extent, device.designator),
+                    format!("{whose} at {extent}"),
+                ));
+            }
+        }
+    }
+    refusals
+}
+
+fn named(what: &str, number: Option<PartitionNumber>) -> String {
+    number.map_or_else(|| what.to_owned(), |number| format!("{what} {number}"))
 }

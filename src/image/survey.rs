@@ -152,12 +152,13 @@ impl Survey {
                 found,
             ));
         }
-        self.examine_table(&table, &superblocks, needed)
+        self.examine_table(&table, headers.metadata_extents(self.image_size), &superblocks, needed)
     }
 
     fn examine_table(
         &self,
         table: &GptTable,
+        extents: Vec<Extent>,
         in_front: &[Superblock],
         needed: &mut u64,
     ) -> Result<Progress, Malformed> {
@@ -188,6 +189,7 @@ impl Survey {
             disk_uuid: table.disk_uuid,
             sector_size: table.sector_size,
             source: table.source,
+            extents,
         };
         let mut findings = contents::findings_in_front(in_front)?;
         findings.extend(contents::source_finding(&table.source));

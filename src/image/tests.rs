@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::assessment::{Trust, assess};
 use super::dissection::Dissection;
 use super::finding::Rule;
-use super::plan::{ActivationPlan, Refusal};
+use super::plan::{Access, ActivationPlan, Refusal};
 use super::policy::Protection;
 use super::presets::RequestedPolicy;
 use super::survey::{Malformed, Survey, SurveyOptions};
@@ -115,7 +115,7 @@ fn plan(image: &[u8], policy: &str, [root, usr]: [Option<&RootHash>; 2]) -> Resu
     };
     let assessment = assess(&dissection, &trust);
     let policy = RequestedPolicy::as_written(policy.parse().unwrap());
-    ActivationPlan::new(&dissection, assessment, &policy, NATIVE)
+    ActivationPlan::new(&dissection, assessment, &policy, NATIVE, Access::ReadWrite)
 }
 
 fn rules(planned: Result<ActivationPlan, Refusal>) -> Vec<Rule> {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::{ByteLength, ByteOffset, Extent};
-use crate::image::plan::ActivationPlan;
+use crate::image::plan::{Access, ActivationPlan};
 use crate::image::presets::RequestedPolicy;
 use crate::kernel::memory::{MemoryFile, available_memory};
 
@@ -61,7 +61,7 @@ pub fn plan_attach(
         None => default_reference(&request.image)?,
     };
     let image = ImageFile::open(&request.image)?;
-    let plan = plan(&image, trust, &request.policy, cancel)?;
+    let plan = plan(&image, trust, &request.policy, Access::ReadOnly, cancel)?;
     device_references(&reference, &plan)?;
     Ok((reference, plan))
 }
@@ -105,7 +105,7 @@ fn copy_into_memory(
 ) -> Result<ImmutableImage, OperationError> {
     let memory = |source| OperationError::system("copying into memory", &request.image, source);
     let recorder = Recorder { image, extents: Mutex::new(Vec::new()) };
-    let plan = plan(&recorder, trust, &request.policy, cancel)?;
+    let plan = plan(&recorder, trust, &request.policy, Access::ReadOnly, cancel)?;
     let mut extents = recorder.extents.into_inner().unwrap_or_default();
     for device in &plan.devices {
         extents.push(device.extent);

@@ -18,7 +18,7 @@ use crate::fetch::range::RangeReader;
 use crate::fetch::url::ImageUrl;
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::{ByteLength, Extent};
-use crate::image::plan::ActivationPlan;
+use crate::image::plan::{Access, ActivationPlan};
 use crate::image::presets::RequestedPolicy;
 use crate::kernel::memory::available_memory;
 use crate::kernel::placed_file::{self, AnonymousFile};
@@ -117,7 +117,7 @@ pub fn plan_pull(
         reader: Mutex::new(reader),
         cancel: cancel.clone(),
     };
-    let plan = plan(&source, trust, &request.policy, cancel)?;
+    let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel)?;
     device_references(&reference, &plan)?;
     Ok((reference, plan))
 }

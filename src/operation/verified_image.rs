@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::format::units::ByteLength;
 use crate::image::assessment::assess;
-use crate::image::plan::ActivationPlan;
+use crate::image::plan::{Access, ActivationPlan};
 use crate::image::presets::RequestedPolicy;
 use crate::trust::hash_tree::VerifiedData;
 
@@ -58,7 +58,7 @@ impl VerifiedImage {
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<Self, OperationError> {
-        let plan = plan(&image.image, trust, policy, cancel)?;
+        let plan = plan(&image.image, trust, policy, Access::ReadOnly, cancel)?;
         let mut verified = Vec::new();
         for device in &plan.devices {
             if let Some(verity) = &device.verity {
@@ -115,7 +115,7 @@ impl VerifiedImage {
     }
 }
 
-/// Plans what would be activated of an image as it lies there.
+/// Plans what would be activated of an image as it lies there, for `access` to it.
 ///
 /// # Errors
 /// [`OperationError::Malformed`], [`OperationError::Refused`], or what reading said.
@@ -123,11 +123,12 @@ pub fn plan(
     image: &dyn ImageSource,
     trust: &TrustStore,
     policy: &RequestedPolicy,
+    access: Access,
     cancel: &Cancel,
 ) -> Result<ActivationPlan, OperationError> {
     let dissection = survey(image, survey_options(trust)?, cancel)?;
     let assessment = assess(&dissection, &trust.trust());
-    ActivationPlan::new(&dissection, assessment, policy, native_architecture()?).map_err(|refusal| {
+    ActivationPlan::new(&dissection, assessment, policy, native_architecture()?, access).map_err(|refusal| {
         OperationError::Refused { image: image.name().to_owned(), refusal: Box::new(refusal) }
     })
 }

@@ -10,12 +10,13 @@ use ddictl::format::designator::{Designator, VerityRole};
 use ddictl::format::guid::Guid;
 use ddictl::format::partition_type::PartitionType;
 use ddictl::format::root_hash::{HashAlgorithm, RootHash};
+use ddictl::format::superblock::FileSystem;
 use ddictl::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
 use ddictl::format::verity::{Salt, VerityBlockSize, VeritySuperblock};
 use ddictl::format::verity_signature::VeritySignature;
 use ddictl::image::assessment::{Trust, assess};
 use ddictl::image::dissection::{Dissection, Layout, Standing};
-use ddictl::image::plan::{ActivationPlan, evaluate};
+use ddictl::image::plan::{Access, ActivationPlan, PlannedDevice, evaluate};
 use ddictl::image::policy::{ImagePolicy, Protection};
 use ddictl::image::presets::RequestedPolicy;
 use ddictl::image::survey::{MAXIMUM_READ, Malformed, Survey, SurveyOptions};
@@ -222,7 +223,7 @@ fn check_plans(
             assert!(signed || given.contains(&Some(authenticated.root_hash())) || download.is_some());
         }
         let accepted = evaluate(dissection, &assessment, &policy).refusals.is_empty();
-        let plan = match ActivationPlan::new(dissection, assessment, &policy, native) {
+        let plan = match ActivationPlan::new(dissection, assessment, &policy, native, Access::ReadWrite) {
             Ok(plan) => plan,
             Err(refusal) => {
                 assert!(!refusal.findings.is_empty());
@@ -264,9 +265,28 @@ fn check_plan(dissection: &Dissection, plan: &ActivationPlan) {
         let hashed = dissection.verity_of(device.designator).map(|set| set.data_extent);
         assert_eq!(device.extent, hashed.unwrap_or(partition.extent));
         assert_eq!(device.verity.is_some(), hashed.is_some());
+        check_writability(dissection, device);
         for other in plan.devices.iter().skip(index + 1) {
             assert!(!device.extent.overlaps(other.extent) && device.designator != other.designator);
         }
+    }
+}
+
+/// What is verified, marked read-only or read-only by its format is not written to, and the rest of the image never is.
+fn check_writability(dissection: &Dissection, device: &PlannedDevice) {
+    if device.read_only {
+        assert!(!device.growfs);
+        return;
+    }
+    let partition = dissection.partitions.iter().find(|partition| partition.number == device.number).unwrap();
+    assert!(device.verity.is_none() && !partition.attributes.read_only(), "{device:?}");
+    assert!(!matches!(device.protection, Protection::Verity | Protection::Signed), "{device:?}");
+    assert!(!device.file_system.is_some_and(FileSystem::is_read_only), "{device:?}");
+    assert!(!device.growfs || partition.attributes.growfs(), "{device:?}");
+    let others = dissection.partitions.iter().filter(|other| other.number != device.number);
+    let taken = others.map(|other| other.extent).chain(dissection.table_extents().iter().copied());
+    for extent in taken.chain(dissection.verity.iter().flat_map(|set| [set.data_extent, set.tree_extent])) {
+        assert!(!device.extent.overlaps(extent), "{device:?}");
     }
 }
 

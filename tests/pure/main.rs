@@ -23,5 +23,6 @@ mod refusals;
 mod runner;
 mod setup;
 mod udev_rules;
+mod writability;
 
 use fuzz_corpora::bodies::gpt_builder;

@@ -10,7 +10,7 @@ use ddictl::format::units::{ByteLength, ByteOffset, Extent};
 use ddictl::image::assessment::{Assessment, Trust, assess};
 use ddictl::image::dissection::Dissection;
 use ddictl::image::finding::{Finding, Rule};
-use ddictl::image::plan::ActivationPlan;
+use ddictl::image::plan::{Access, ActivationPlan};
 use ddictl::image::policy::Protection;
 use ddictl::image::presets::{PolicyArgument, Preset, RequestedPolicy};
 use ddictl::image::survey::{Malformed, Survey, SurveyOptions};
@@ -73,11 +73,16 @@ impl Judge {
 
     /// Plans the devices of an image under a policy.
     pub(crate) fn plan(&self, image: &[u8], requested: &RequestedPolicy) -> Outcome {
+        self.plan_for(image, requested, Access::ReadOnly)
+    }
+
+    /// Plans the devices of an image under a policy for somebody who wants that access.
+    pub(crate) fn plan_for(&self, image: &[u8], requested: &RequestedPolicy, access: Access) -> Outcome {
         let (dissection, assessment) = match self.examine(image) {
             Ok(examined) => examined,
             Err(Malformed { finding }) => return Outcome::Malformed(finding),
         };
-        match ActivationPlan::new(&dissection, assessment, requested, native()) {
+        match ActivationPlan::new(&dissection, assessment, requested, native(), access) {
             Ok(plan) => Outcome::Planned(plan),
             Err(refusal) => Outcome::Refused(refusal.findings),
         }

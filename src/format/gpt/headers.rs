@@ -86,6 +86,17 @@ impl Headers {
         [&self.primary, &self.backup].into_iter().flatten().map(|header| header.entries).collect()
     }
 
+    /// Where the table itself lies in an image of this size: the MBR, the headers' blocks, and the entries of every copy
+    /// with a valid header. No partition has any of it.
+    #[must_use]
+    pub fn metadata_extents(&self, image_size: ByteLength) -> Vec<Extent> {
+        let header = |role| Place::new(role, image_size, self.sector_size)?.extent();
+        let boot_record =
+            Extent::from_beginning(image_size).part(ByteLength::ZERO, self.sector_size.length());
+        let headers = [CopyRole::Primary, CopyRole::Backup].into_iter().filter_map(header);
+        boot_record.into_iter().chain(headers).chain(self.table_extents()).collect()
+    }
+
     /// The headers of a table for one sector size, valid or not.
     fn at(bytes: &SparseBytes, image_size: ByteLength, sector_size: SectorSize) -> Result<Self, GptError> {
         let read = |role| {

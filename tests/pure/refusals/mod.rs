@@ -67,6 +67,10 @@ fn home_squashfs() -> Ddi {
 /// Rules of level error that no image alone can break, and where they are tested.
 const ELSEWHERE: &[(Rule, &str)] = &[
     (Rule::TooMuchToRead, "needs 64 MiB of metadata: the unit tests of image::survey"),
+    (
+        Rule::WritableOverlap,
+        "no table gets that far: a_writable_device_over_foreign_bytes_is_refused_by_name",
+    ),
     (Rule::ImageTooShort, "bytes that are wanted and never come: bytes_that_never_come_are_a_refusal"),
     (Rule::ForeignArchitecture, "depends on the machine: a_root_for_another_machine_is_refused"),
     (Rule::ExposedUnauthenticated, "needs a loosened preset: a_looser_text_does_not_loosen_verified_boot"),
