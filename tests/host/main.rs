@@ -13,6 +13,7 @@ mod faults;
 mod gaps;
 #[path = "../support/gpt_builder.rs"]
 mod gpt_builder;
+#[path = "../support/harness.rs"]
 mod harness;
 #[path = "../support/http_server.rs"]
 mod http_server;

@@ -1,7 +1,11 @@
-//! How a host test says what it needs, how it is skipped by name, and how it is held to leave nothing behind.
+//! How a test on a real kernel says what it needs, how it is skipped by name, and how it is held to leave nothing behind.
+//!
+//! They are the tests of `tests/host`, on the kernel of this machine, and those of `tests/guest`, in a guest.
 //!
 //! Host tests share one kernel, one `/dev` and one `/run`. So they run one at a time, one process of them at a time, and
 //! after each the loop devices, device-mapper devices, mounts, records and links are those from before it.
+
+#![allow(dead_code, reason = "not every set of tests uses all of it")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,6 +28,12 @@ use libtest_mimic::Trial;
 /// The environment variable that turns every skipped test into a failed one.
 const REQUIRE_ALL: &str = "DDICTL_REQUIRE_ALL";
 
+/// The environment variable that is set in a guest, to what its kernel is.
+const GUEST: &str = "DDICTL_GUEST";
+
+/// The environment variable that says why this machine has no guests.
+const NO_GUEST: &str = "DDICTL_NO_GUEST";
+
 /// Held while host tests run, so that two runs on one machine do not see each other's devices.
 const LOCK: &str = "/run/lock/ddictl-host-tests";
 
@@ -31,7 +41,7 @@ const LOCK: &str = "/run/lock/ddictl-host-tests";
 /// holder of ours lets go, and it is detached only when that is closed too.
 const SETTLING: Duration = Duration::from_secs(10);
 
-/// One test of the host tier.
+/// One test of the tier `host` or `guest`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HostTest {
     /// What it shows, as a path of words: `attach::a_flipped_bit_is_refused`.
@@ -44,7 +54,6 @@ pub(crate) struct HostTest {
 
 /// Something that not every machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "the needs of tests come and go")]
 pub(crate) enum Need {
     /// A path that is not there yet, and that a test may take.
     Absent(&'static str),
@@ -60,6 +69,8 @@ pub(crate) enum Need {
     Tool(&'static str),
     /// The udev daemon's program and `udevadm`, for tests that start their own; and none running yet.
     Udevd,
+    /// To run in a guest, see `tests/guest/run`; a test of the tier `guest` needs that anyway.
+    Guest,
     /// The tree of Debian unstable with a current systemd-repart, see `tests/support/sid-tree`.
     UnstableTree,
 }
@@ -89,6 +100,12 @@ impl Need {
                     tool("udevadm").is_none().then(|| "needs the program 'udevadm'".to_owned())
                 }
             }
+            Self::Guest => std::env::var_os(GUEST).is_none().then(|| {
+                std::env::var(NO_GUEST).map_or_else(
+                    |_| "needs a guest, see tests/guest/run".to_owned(),
+                    |reason| format!("needs a guest, and this machine has none: {reason}"),
+                )
+            }),
             Self::UnstableTree => unstable_tree().err(),
         }
     }
@@ -96,6 +113,18 @@ impl Need {
 
 /// Runs all tests that the command line asks for, one after the other, and says how it went.
 pub(crate) fn run(tests: Vec<HostTest>) -> ExitCode {
+    run_with(tests, perform)
+}
+
+/// The same for tests that may run in a guest alone.
+pub(crate) fn run_in_guest(tests: Vec<HostTest>) -> ExitCode {
+    run_with(tests, |test| match Need::Guest.missing() {
+        Some(reason) => skip(reason),
+        None => perform(test),
+    })
+}
+
+fn run_with(tests: Vec<HostTest>, perform: fn(HostTest) -> Result<Completion, Failed>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let _lock = (!arguments.list).then(lock).flatten();
@@ -105,7 +134,6 @@ pub(crate) fn run(tests: Vec<HostTest>) -> ExitCode {
 }
 
 /// The program under test, as cargo built it for this run.
-#[allow(dead_code, reason = "not every set of host tests runs the program")]
 pub(crate) fn ddictl() -> Command {
     Command::new(env!("CARGO_BIN_EXE_ddictl"))
 }
@@ -175,13 +203,9 @@ fn lock() -> Option<File> {
 }
 
 /// Runs one test where the machine has what it needs, and compares the machine before and after it.
-fn perform(test: HostTest) -> Result<Completion, Failed> {
+pub(crate) fn perform(test: HostTest) -> Result<Completion, Failed> {
     if let Some(reason) = test.needs.iter().find_map(|need| need.missing()) {
-        return if std::env::var_os(REQUIRE_ALL).is_some_and(|value| value == "1") {
-            Err(Failed::from(format!("must not be skipped ({REQUIRE_ALL}=1), but {reason}")))
-        } else {
-            Ok(Completion::ignored_with(reason))
-        };
+        return skip(reason);
     }
     let before = MachineState::now();
     let outcome = panic::catch_unwind(test.run);
@@ -199,6 +223,15 @@ fn perform(test: HostTest) -> Result<Completion, Failed> {
                 [Some(text), left.as_deref()].into_iter().flatten().collect::<Vec<_>>().join("\n"),
             ))
         }
+    }
+}
+
+/// What becomes of a test that lacks something.
+fn skip(reason: String) -> Result<Completion, Failed> {
+    if std::env::var_os(REQUIRE_ALL).is_some_and(|value| value == "1") {
+        Err(Failed::from(format!("must not be skipped ({REQUIRE_ALL}=1), but {reason}")))
+    } else {
+        Ok(Completion::ignored_with(reason))
     }
 }
 
@@ -222,7 +255,9 @@ impl MachineState {
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
             lines.insert(format!("mount {line}"));
         }
-        for directory in ["/run/ddictl/attachments", "/dev/disk/by-loop-ref", "/dev/disk/by-loop-inode"] {
+        for directory in
+            ["/run/ddictl/attachments", "/dev/disk/by-loop-ref", "/dev/disk/by-loop-inode", "/dev/mapper"]
+        {
             add_files(Path::new(directory), &mut lines);
         }
         Self(lines)

@@ -1,0 +1,65 @@
+//! The guest tier held to what it promises: nothing is skipped here, and the machine outside stays as it is.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::process::Command;
+
+use crate::harness::HostTest;
+use crate::harness::MachineState;
+use crate::harness::Need;
+use crate::harness::perform;
+
+/// The tests of this file.
+pub(crate) const TESTS: &[HostTest] = &[
+    HostTest {
+        name: "guest_self_test::a_test_that_would_be_skipped_fails",
+        needs: &[],
+        run: a_test_that_would_be_skipped_fails,
+    },
+    HostTest {
+        name: "guest_self_test::a_device_mapper_device_left_behind_is_noticed",
+        needs: &[Need::Root, Need::DeviceMapper, Need::Tool("dmsetup")],
+        run: a_device_mapper_device_left_behind_is_noticed,
+    },
+    HostTest {
+        name: "guest_self_test::the_files_of_the_machine_are_read_only",
+        needs: &[Need::Root],
+        run: the_files_of_the_machine_are_read_only,
+    },
+];
+
+fn a_test_that_would_be_skipped_fails() {
+    let test = HostTest {
+        name: "that_needs_the_impossible",
+        needs: &[Need::Absent("/proc")],
+        run: || panic!("it was run although it lacks something"),
+    };
+    let failed = perform(test).err().expect("it counts as passed");
+    let message = failed.message().unwrap();
+    assert_eq!(
+        message, "must not be skipped (DDICTL_REQUIRE_ALL=1), but needs a machine without '/proc'",
+        "another reason than expected"
+    );
+}
+
+fn a_device_mapper_device_left_behind_is_noticed() {
+    let dmsetup = |arguments: &[&str]| {
+        let output = Command::new("dmsetup").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let before = MachineState::now();
+    dmsetup(&["create", "self-test", "--table", "0 8 error"]);
+    let difference = before.difference(&MachineState::now());
+    dmsetup(&["remove", "self-test"]);
+    let difference = difference.unwrap();
+    assert!(difference.contains("left behind: device-mapper device dm-"), "{difference}");
+    assert!(difference.contains("left behind: file /dev/mapper/self-test"), "{difference}");
+    assert_eq!(before.difference(&MachineState::now()), None);
+}
+
+fn the_files_of_the_machine_are_read_only() {
+    for directory in ["/usr", "/var/lib", env!("CARGO_MANIFEST_DIR")] {
+        let error = fs::write(format!("{directory}/ddictl-guest-self-test"), "").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem, "{directory}: {error}");
+    }
+}
