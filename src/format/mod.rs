@@ -10,6 +10,7 @@ pub mod gpt;
 pub mod guid;
 pub mod label;
 pub mod loop_reference;
+pub mod mapper_name;
 pub mod partition_type;
 pub mod root_hash;
 pub mod sparse;

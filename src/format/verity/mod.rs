@@ -12,6 +12,7 @@ use crate::format::root_hash::HashAlgorithm;
 use crate::format::units::ByteLength;
 
 mod geometry;
+pub mod table;
 
 pub use geometry::{HashTreeGeometry, HashTreeGeometryError, HashTreeLevel};
 

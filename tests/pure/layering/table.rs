@@ -89,7 +89,7 @@ impl Effect {
             ],
             Self::PublicKeys => &["openssl"],
             Self::Streams => &["std::io"],
-            Self::SystemCalls => &["nix", "libc", "udev"],
+            Self::SystemCalls => &["nix", "libc", "udev", "devicemapper"],
             Self::Terminal => &[
                 "print!",
                 "println!",
