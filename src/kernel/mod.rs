@@ -1,4 +1,4 @@
-//! The kernel's side: loop devices, memory files, mounts, signals, udev. It carries out, it does not judge.
+//! The kernel's side: loop devices, the device mapper, memory files, mounts, signals, udev. It carries out, it does not judge.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,7 +10,10 @@ use nix::libc;
 
 use crate::format::units::ByteLength;
 
+pub mod device_mapper;
 pub mod device_number;
+pub mod holders;
+pub mod keyring;
 pub mod loop_device;
 pub mod memory;
 pub mod mount;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::format::loop_reference::LoopReference;
 use crate::kernel::device_number::DeviceNumber;
-use crate::kernel::loop_device::{self, DetachError, Holders, Identity, LoopStatus};
+use crate::kernel::holders::Holders;
+use crate::kernel::loop_device::{self, DetachError, Identity, LoopStatus};
 use crate::kernel::open_foreign;
 use crate::kernel::placed_file;
 

@@ -1,10 +1,8 @@
 //! Taking a loop device down: only the one that was meant, and only when nobody uses it.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -12,7 +10,7 @@ use nix::libc;
 use super::status::{self, LoopStatus, StatusError};
 use super::{node_path, open_node};
 use crate::kernel::device_number::DeviceNumber;
-use crate::kernel::mount::mounts_of;
+use crate::kernel::holders::Holders;
 use crate::kernel::pause;
 use crate::kernel::raw::{IoctlError, block, loop_control};
 
@@ -45,38 +43,6 @@ pub enum Detached {
     AlreadyGone,
     /// It was unbound now.
     Unbound,
-}
-
-/// Who keeps a block device in use, as far as the kernel tells.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Holders {
-    /// Where it is mounted in this mount namespace.
-    pub mount_points: Vec<PathBuf>,
-    /// Kernel names of the devices built on it, for instance `dm-0`.
-    pub devices: Vec<String>,
-}
-
-impl Holders {
-    /// Who uses this block device now; nobody where the kernel tells nothing.
-    #[must_use]
-    pub fn of(device: DeviceNumber) -> Self {
-        let mut devices: Vec<String> = fs::read_dir(device.sysfs_path().join("holders"))
-            .map(|entries| {
-                entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-            })
-            .unwrap_or_default();
-        devices.sort_unstable();
-        Self { mount_points: mounts_of(device).unwrap_or_default(), devices }
-    }
-}
-
-impl fmt::Display for Holders {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mounts = self.mount_points.iter().map(|path| format!("mounted on '{}'", path.display()));
-        let devices = self.devices.iter().map(|name| format!("used by '/dev/{name}'"));
-        let all: Vec<String> = mounts.chain(devices).collect();
-        if all.is_empty() { f.write_str("held by another process") } else { f.write_str(&all.join(", ")) }
-    }
 }
 
 /// Why a loop device was not taken down.
@@ -202,14 +168,6 @@ fn wait_until_unbound(number: u32, disk_sequence: u64, deadline: Instant) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn holders_are_named_each_in_its_own_way() {
-        let holders =
-            Holders { mount_points: vec![PathBuf::from("/sysroot")], devices: vec!["dm-0".to_owned()] };
-        assert_eq!(holders.to_string(), "mounted on '/sysroot', used by '/dev/dm-0'");
-        assert_eq!(Holders::default().to_string(), "held by another process");
-    }
 
     #[test]
     fn a_device_that_is_not_there_is_already_gone() {

@@ -4,7 +4,9 @@
 //! values; what an error number means for these requests is said once, by [`IoctlError`].
 
 pub mod block;
+pub mod device_mapper;
 pub mod inode_flags;
+pub mod keyring;
 pub mod loop_control;
 
 use nix::errno::Errno;
