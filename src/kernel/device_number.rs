@@ -9,6 +9,8 @@ use std::str::FromStr;
 use nix::libc::dev_t;
 use nix::sys::stat;
 
+use crate::format::verity::table::MajorMinor;
+
 /// A device number: what a device node stands for, and what names a file system in `/proc/self/mountinfo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceNumber {
@@ -70,6 +72,12 @@ impl DeviceNumber {
 impl fmt::Display for DeviceNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+impl From<DeviceNumber> for MajorMinor {
+    fn from(device: DeviceNumber) -> Self {
+        Self { major: device.major, minor: device.minor }
     }
 }
 

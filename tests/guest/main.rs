@@ -8,6 +8,7 @@
 
 use std::process::ExitCode;
 
+mod device_mapper;
 #[path = "../support/harness.rs"]
 mod harness;
 mod kernel;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         [
             self_test::TESTS, //
             kernel::TESTS,
+            device_mapper::TESTS,
         ]
         .concat(),
     )
