@@ -17,6 +17,7 @@ use ddictl::format::root_hash::RootHash;
 use ddictl::format::sparse::{SparseBytes, Window};
 use ddictl::format::superblock::{self, Luks2Metadata, LuksHeader, SuperblockKind, Vfat};
 use ddictl::format::units::{ByteLength, ByteOffset, Extent, PartitionNumber, SectorSize};
+use ddictl::format::verity::table::{VerityHealth, VerityTable};
 use ddictl::format::verity::{HashTreeGeometry, VeritySuperblock};
 use ddictl::format::verity_signature::VeritySignature;
 use ddictl::image::finding::is_deceptive;
@@ -38,7 +39,7 @@ pub use survey::{plans, survey};
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 8] = [
+pub const TARGETS: [(&str, Body); 9] = [
     ("gpt", gpt),
     ("names", names),
     ("pkcs7", pkcs7),
@@ -47,6 +48,7 @@ pub const TARGETS: [(&str, Body); 8] = [
     ("survey", survey),
     ("verity_signature", verity_signature),
     ("verity_superblock", verity_superblock),
+    ("verity_table", verity_table),
 ];
 
 /// A partition table: one byte of flags, how long a gap is in the middle where they say so, and the image.
@@ -144,6 +146,34 @@ pub fn superblocks(input: &[u8]) {
         {
             assert!(!metadata.has_integrity() || !metadata.segments.is_empty());
         }
+    }
+}
+
+/// The line of a dm-verity table: what is read is written as one line of as many words as the kernel counts, and read
+/// again as the same.
+pub fn verity_table(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    if let Ok(health) = text.parse::<VerityHealth>() {
+        assert!(text.trim_ascii_start().starts_with(if health == VerityHealth::Verified {
+            'V'
+        } else {
+            'C'
+        }));
+    }
+    let Ok(table) = text.parse::<VerityTable>() else { return };
+    let written = table.to_string();
+    assert!(is_one_line(&written) && !written.contains('\\'), "{written:?}");
+    assert_eq!(written.parse().as_ref(), Ok(&table));
+    let words: Vec<&str> = written.split(' ').collect();
+    assert!(words.iter().all(|word| !word.is_empty()), "{written:?}");
+    let (fixed, options) = words.split_at(10);
+    assert_eq!(fixed[0], "1");
+    if let Some((count, options)) = options.split_first() {
+        assert_eq!(count.parse(), Ok(options.len()), "{written:?}");
+    }
+    if let Some(size) = table.size() {
+        assert_eq!(table.sectors().map(|sectors| sectors * 512), Some(size.bytes()));
+        assert_eq!(size.bytes(), table.data_blocks * u64::from(table.data_block_size.bytes()));
     }
 }
 

@@ -51,7 +51,7 @@ macro_rules! replays {
     };
 }
 
-replays! { gpt names pkcs7 policy superblocks survey verity_signature verity_superblock }
+replays! { gpt names pkcs7 policy superblocks survey verity_signature verity_superblock verity_table }
 
 #[test]
 fn every_target_is_replayed_and_every_corpus_has_its_target() {
