@@ -135,6 +135,11 @@ pub(crate) const TESTS: &[HostTest] = &[
         run: the_parameters_of_other_targets_are_not_read,
     },
     HostTest {
+        name: "device_mapper::a_foreign_name_hides_no_device",
+        needs: DMSETUP,
+        run: a_foreign_name_hides_no_device,
+    },
+    HostTest {
         name: "device_mapper::udev_without_the_rules_of_dmsetup_holds_nothing_up",
         needs: &[Need::Root, Need::LoopDevices, Need::DeviceMapper, Need::Udevd, Need::Tool("veritysetup")],
         run: udev_without_the_rules_of_dmsetup_holds_nothing_up,
@@ -595,6 +600,23 @@ fn the_parameters_of_other_targets_are_not_read() {
     assert_eq!(found.targets, [MappedTarget::Other { target: "error".to_owned() }]);
     assert_eq!((found.health, found.verity()), (None, None));
     assert_eq!(found.uuid, "");
+}
+
+fn a_foreign_name_hides_no_device() {
+    let foreign = "gr\u{fc}n";
+    let tree = Tree::new();
+    let device = tree.activate();
+    run("dmsetup", &["create", "--manglename", "none", foreign, "--table", "0 8 error"]);
+    let listed = list();
+    let found = find_by_name(foreign);
+    run("dmsetup", &["remove", "--manglename", "none", foreign]);
+    let listed = listed.unwrap();
+    let ours = listed.iter().find(|status| status.name == NAME).unwrap();
+    assert_eq!(ours.identity(), Some(device.identity()));
+    let found = found.unwrap().unwrap();
+    assert!(listed.contains(&found) && found.live && found.targets.is_empty(), "{listed:?}");
+    drop(device);
+    wait_until_all_gone();
 }
 
 /// A udev daemon that ends with the test.

@@ -65,6 +65,9 @@ pub enum DeviceMapperError {
         /// What went wrong.
         source: KeyringError,
     },
+    /// The directory of block devices cannot be read.
+    #[error("listing '/sys/block'")]
+    Listing(#[source] io::Error),
     /// The kernel would take another name, or none.
     #[error(
         "expected a device-mapper name of 1 to {MAXIMUM_NAME_LENGTH} bytes of printable ASCII without '/' and blanks, found '{}'",

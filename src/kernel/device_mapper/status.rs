@@ -1,10 +1,11 @@
 //! What device-mapper devices there are and what they do.
 
 use std::fs;
+use std::io;
 
 use devicemapper::{DevId, DmFlags, DmName, DmOptions, DmUuid};
 
-use super::error::of_crate;
+use super::error::{errno, of_crate};
 use super::remove::Identity;
 use super::{Control, DeviceMapperError};
 use crate::format::verity::table::{VerityHealth, VerityTable};
@@ -35,7 +36,7 @@ pub struct MappedStatus {
     pub deferred_removal: bool,
     /// Whether it has a live table: one that has not was never resumed.
     pub live: bool,
-    /// The live table, line by line.
+    /// The live table, line by line; not read where name or UUID are not ASCII, as ours always are.
     pub targets: Vec<MappedTarget>,
     /// What dm-verity says of the blocks that were read; `None` where the live table is not one dm-verity target.
     pub health: Option<VerityHealth>,
@@ -104,18 +105,35 @@ pub fn find_by_uuid(uuid: &str) -> Result<Option<MappedStatus>, DeviceMapperErro
 /// A [`DeviceMapperError`].
 pub fn list() -> Result<Vec<MappedStatus>, DeviceMapperError> {
     let Some(control) = Control::open()? else { return Ok(Vec::new()) };
-    let devices = control.dm.list_devices().map_err(|error| of_crate("*", "listing", &error))?;
-    let mut numbers: Vec<DeviceNumber> = devices
-        .into_iter()
-        .take(MAXIMUM_DEVICES)
-        .map(|(_, device, _)| DeviceNumber::new(device.major, device.minor))
-        .collect();
+    let mut numbers: Vec<DeviceNumber> = match control.dm.list_devices() {
+        Ok(devices) => devices
+            .into_iter()
+            .take(MAXIMUM_DEVICES)
+            .map(|(_, device, _)| DeviceNumber::new(device.major, device.minor))
+            .collect(),
+        Err(error) if errno(&error).is_some() => return Err(of_crate("*", "listing", &error)),
+        // One name that is not ASCII, and the crate gives none. Ours are ASCII; sysfs shows what has a table.
+        Err(_) => in_sysfs().map_err(DeviceMapperError::Listing)?,
+    };
     numbers.sort_unstable();
     let mut found = Vec::new();
     for number in numbers {
         found.extend(read(&control, number)?);
     }
     Ok(found)
+}
+
+/// The numbers of the devices that have a node.
+fn in_sysfs() -> io::Result<Vec<DeviceNumber>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir("/sys/block")?.take(MAXIMUM_DEVICES) {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(b"dm-") {
+            let number = fs::read_to_string(entry.path().join("dev")).ok();
+            numbers.extend(number.and_then(|text| text.trim_ascii().parse::<DeviceNumber>().ok()));
+        }
+    }
+    Ok(numbers)
 }
 
 fn find(key: Key<'_>) -> Result<Option<MappedStatus>, DeviceMapperError> {
@@ -155,7 +173,8 @@ fn of_description(control: &Control, found: &Description) -> Result<Option<Mappe
         targets: Vec::new(),
         health: None,
     };
-    let still_there = !live || read_table(control, &mut status)?;
+    let can_be_asked = status.name.is_ascii() && status.uuid.is_ascii();
+    let still_there = !live || !can_be_asked || read_table(control, &mut status)?;
     Ok(still_there.then_some(status))
 }
 
@@ -217,7 +236,7 @@ fn lines(
     };
     let (info, lines) = match answer {
         Ok(answer) => answer,
-        Err(error) if super::error::errno(&error) == Some(nix::errno::Errno::ENXIO) => return Ok(None),
+        Err(error) if errno(&error) == Some(nix::errno::Errno::ENXIO) => return Ok(None),
         Err(error) => return Err(failing(&error)),
     };
     let found = DeviceNumber::new(info.device().major, info.device().minor);

@@ -299,3 +299,46 @@ impl Drop for Undo<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "1 7:0 7:1 4096 4096 1024 1 sha256 \
+        5bcb6e4d14882f9597707e6fef19c94078a6ddd77f99adb086ed6a5939aec959 -";
+
+    fn refusal(name: &str, uuid: &str, data_blocks: u64) -> Option<DeviceMapperError> {
+        let table = VerityTable { data_blocks, ..TABLE.parse().unwrap() };
+        Making::of(&VerityRequest { name, uuid, table }).err()
+    }
+
+    #[test]
+    fn a_name_that_the_kernel_would_change_is_refused() {
+        for name in ["", "a b", "a/b", "gr\u{fc}n", ".", "..", "control", "a\0b", "a\nb", &"x".repeat(128)] {
+            assert!(matches!(refusal(name, "u", 1), Some(DeviceMapperError::Name { .. })), "{name:?}");
+        }
+        for name in ["a", "a\\x20b", "...", &"x".repeat(127)] {
+            assert!(refusal(name, "u", 1).is_none(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_that_the_kernel_would_change_is_refused() {
+        for uuid in ["", "a b", "gr\u{fc}n", "a\0b", &"x".repeat(129)] {
+            assert!(matches!(refusal("n", uuid, 1), Some(DeviceMapperError::Uuid { .. })), "{uuid:?}");
+        }
+        assert!(refusal("n", &"x".repeat(128), 1).is_none());
+    }
+
+    #[test]
+    fn a_table_that_is_no_device_is_refused() {
+        for blocks in [0, u64::MAX] {
+            assert!(matches!(refusal("n", "u", blocks), Some(DeviceMapperError::Size { .. })), "{blocks}");
+        }
+    }
+
+    #[test]
+    fn no_two_keys_have_one_description() {
+        assert_ne!(key_description(), key_description());
+    }
+}
