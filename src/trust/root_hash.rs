@@ -16,6 +16,8 @@ use super::download::VerifiedDownload;
 pub struct AuthenticatedRootHash {
     root_hash: RootHash,
     by: Authentication,
+    /// The PKCS#7 in DER that was verified; empty where another check ran.
+    signature: Vec<u8>,
 }
 
 /// What makes a root hash trustworthy.
@@ -83,8 +85,8 @@ impl fmt::Display for Signer {
 
 impl AuthenticatedRootHash {
     /// For the signature check alone, which lies in another file of this directory.
-    pub(super) const fn signed(root_hash: RootHash, signer: Signer) -> Self {
-        Self { root_hash, by: Authentication::Signature(signer) }
+    pub(super) fn signed(root_hash: RootHash, signer: Signer, signature: &[u8]) -> Self {
+        Self { root_hash, by: Authentication::Signature(signer), signature: signature.to_vec() }
     }
 
     /// The root hash that was found in the image, where it is the one that the user gave.
@@ -93,7 +95,7 @@ impl AuthenticatedRootHash {
     /// [`RootHashMismatch`] where it is another.
     pub fn authenticate_given(given: &RootHash, found: &RootHash) -> Result<Self, RootHashMismatch> {
         if given == found {
-            Ok(Self { root_hash: found.clone(), by: Authentication::Given })
+            Ok(Self { root_hash: found.clone(), by: Authentication::Given, signature: Vec::new() })
         } else {
             Err(RootHashMismatch { expected: given.clone(), found: found.clone() })
         }
@@ -101,7 +103,7 @@ impl AuthenticatedRootHash {
 
     /// The root hash that was found inside a download which was verified as a whole.
     pub const fn authenticate_by_download(_: &VerifiedDownload, found: RootHash) -> Self {
-        Self { root_hash: found, by: Authentication::VerifiedDownload }
+        Self { root_hash: found, by: Authentication::VerifiedDownload, signature: Vec::new() }
     }
 
     /// The root hash.
@@ -114,6 +116,13 @@ impl AuthenticatedRootHash {
     #[must_use]
     pub const fn by(&self) -> &Authentication {
         &self.by
+    }
+
+    /// The very signature that was verified, a PKCS#7 in DER, for the kernel to verify again; `None` where the root hash
+    /// is trusted for another reason.
+    #[must_use]
+    pub fn signature(&self) -> Option<&[u8]> {
+        (!self.signature.is_empty()).then_some(self.signature.as_slice())
     }
 
     /// Whose signature was verified; `None` where it is trusted for another reason.

@@ -214,7 +214,7 @@ pub fn verify_root_hash_signature(
     // With several signers the claim may mean any of them.
     let named = signers.iter().find(|anchor| claimed.is_none_or(|claimed| claimed == anchor.fingerprint()));
     match (named, signers.first(), claimed) {
-        (Some(anchor), _, _) => Ok(AuthenticatedRootHash::signed(root_hash.clone(), Signer::of(anchor))),
+        (Some(anchor), _, _) => Ok(AuthenticatedRootHash::signed(root_hash.clone(), Signer::of(anchor), der)),
         (None, Some(anchor), Some(claimed)) => {
             Err(SignatureError::FingerprintMismatch { claimed, found: anchor.fingerprint() })
         }
