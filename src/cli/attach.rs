@@ -4,17 +4,19 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::format::loop_reference::LoopReference;
+use crate::image::plan::Access;
 use crate::operation::attach::{AttachRequest, attach, plan_attach};
-use crate::operation::observer::Observer;
 
-use super::options::{JsonOption, PolicyOption, TrustOptions};
+use super::options::{GuardOption, JsonOption, PolicyOption, TrustOptions};
 use super::report::{attached, planned};
 use super::{Context, Failure, Status};
 
-/// Attach an image file: one read-only device per planned partition
+/// Attach an image file: one device per planned partition
 ///
-/// Copies what is planned into memory that nobody can change, verifies it there, and only then makes devices. Prints
-/// their paths, one a line. Without --image-policy= the policy is @verified-boot.
+/// What is verified is guarded by dm-verity from then on, block by block, and read-only. On a kernel without dm-verity,
+/// --in-memory attaches a copy that was verified in full. What the policy lets pass unverified, and neither the image nor
+/// the policy nor --read-only wants read-only, can be written. Prints the paths of the devices, one a line. Without
+/// --image-policy= the policy is @verified-boot.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The disk image: a file or a block device
@@ -24,9 +26,13 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME")]
     loop_ref: Option<LoopReference>,
 
-    /// Attach a copy in memory. This is done without the option, too, with a note: dm-verity is not used yet
+    /// Attach a copy in memory that nobody can change, verified there in full
     #[arg(long)]
     in_memory: bool,
+
+    /// Write to nothing, whatever the image and the policy would allow
+    #[arg(long, short)]
+    read_only: bool,
 
     /// Show what would be attached, from the headers and signatures; attach nothing
     #[arg(long)]
@@ -37,6 +43,8 @@ pub(super) struct Arguments {
     #[command(flatten)]
     policy: PolicyOption,
     #[command(flatten)]
+    guard: GuardOption,
+    #[command(flatten)]
     json: JsonOption,
 }
 
@@ -44,14 +52,18 @@ impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
         let trust = self.trust.load(context)?;
         let policy = self.policy.given_or("@verified-boot")?;
-        let request = AttachRequest { image: self.image, reference: self.loop_ref, policy };
+        let request = AttachRequest {
+            image: self.image,
+            reference: self.loop_ref,
+            policy,
+            access: if self.read_only { Access::ReadOnly } else { Access::ReadWrite },
+            in_memory: self.in_memory,
+            guard: self.guard.options(),
+        };
         let output = if self.dry_run {
             let (reference, plan) = plan_attach(&request, &trust, &context.cancel)?;
             planned(self.json.json, &reference, &plan)
         } else {
-            if !self.in_memory {
-                context.observer.note("attaching a copy in memory, because dm-verity is not used yet");
-            }
             let made = attach(&request, &trust, &context.observer, &context.cancel)?;
             attached(self.json.json, &made.record)
         };

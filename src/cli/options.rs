@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::format::root_hash::RootHash;
+use crate::format::verity::table::OnCorruption;
 use crate::image::finding::is_deceptive;
 use crate::image::presets::RequestedPolicy;
+use crate::operation::activate::GuardOptions;
 use crate::operation::observer::Observer;
 use crate::operation::policy_store;
 use crate::operation::trust_store::{TrustSettings, TrustStore};
@@ -61,6 +63,33 @@ impl PolicyOption {
     /// The policy that was given, or this one.
     pub(super) fn given_or(&self, default: &str) -> Result<RequestedPolicy, Failure> {
         Ok(policy_store::resolve(self.image_policy.as_deref().unwrap_or(default))?)
+    }
+}
+
+/// How the kernel guards what is verified.
+#[derive(Debug, Args)]
+pub(super) struct GuardOption {
+    /// What dm-verity does when a block turns out to differ: fail the read (eio), or bring the machine down (panic) or up
+    /// again (restart)
+    #[arg(long, value_name = "ACTION", value_enum, default_value = "eio")]
+    on_corruption: Corruption,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Corruption {
+    Eio,
+    Panic,
+    Restart,
+}
+
+impl GuardOption {
+    pub(super) const fn options(&self) -> GuardOptions {
+        let on_corruption = match self.on_corruption {
+            Corruption::Eio => OnCorruption::Eio,
+            Corruption::Panic => OnCorruption::Panic,
+            Corruption::Restart => OnCorruption::Restart,
+        };
+        GuardOptions { on_corruption }
     }
 }
 

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use crate::operation::error::OperationError;
 use crate::operation::pull::{DEFAULT_DIRECTORY, PullRequest, name_of_url, parse_url, plan_pull, pull};
 
-use super::options::{JsonOption, PolicyOption, TrustOptions};
+use super::options::{GuardOption, JsonOption, PolicyOption, TrustOptions};
 use super::report::{attached, planned};
 use super::{Context, Failure, Status};
 
@@ -52,6 +52,8 @@ pub(super) struct Arguments {
     #[command(flatten)]
     policy: PolicyOption,
     #[command(flatten)]
+    guard: GuardOption,
+    #[command(flatten)]
     json: JsonOption,
 }
 
@@ -91,6 +93,7 @@ impl Arguments {
             directory: self.image_root,
             policy,
             ca_certificates: self.ca_certificate,
+            guard: self.guard.options(),
         };
         let output = if self.dry_run {
             let (reference, plan) = plan_pull(&request, &trust, &context.cancel)?;

@@ -3,12 +3,14 @@
 use serde_json::{Value, json};
 
 use crate::format::loop_reference::LoopReference;
+use crate::format::verity::table::VerityHealth;
 use crate::image::assessment::{Assessed, Assessment};
 use crate::image::dissection::{Dissection, Layout, Partition, Standing, VeritySet};
 use crate::image::finding::{Finding, is_deceptive, printable};
 use crate::image::plan::{ActivationPlan, PlannedDevice};
 use crate::image::policy::Use;
 use crate::operation::examine::Audited;
+use crate::operation::list::Listed;
 use crate::operation::record::Record;
 
 use super::options::Json;
@@ -257,8 +259,20 @@ fn paths_text(record: &Record) -> String {
 }
 
 /// A record, for programs.
-pub(super) fn record_json(record: &Record) -> Value {
+fn record_json(record: &Record) -> Value {
     serde_json::to_value(record).unwrap_or_default()
+}
+
+/// A record with what the kernel says of its devices now: `verity_status` of each.
+pub(super) fn listed_json(listed: &Listed) -> Value {
+    let mut value = record_json(&listed.record);
+    let devices = value.get_mut("devices").and_then(Value::as_array_mut);
+    for (device, health) in devices.into_iter().flatten().zip(&listed.health) {
+        if let Some(device) = device.as_object_mut() {
+            device.insert("verity_status".to_owned(), json!(health.map(VerityHealth::as_str)));
+        }
+    }
+    value
 }
 
 #[cfg(test)]

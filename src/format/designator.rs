@@ -83,6 +83,12 @@ impl Designator {
         }
     }
 
+    /// Whether firmware reads it, so that it must be a vfat and nothing else.
+    #[must_use]
+    pub const fn is_vfat_alone(self) -> bool {
+        matches!(self, Self::Esp | Self::Xbootldr)
+    }
+
     /// The part this designator plays in dm-verity; `None` for those that dm-verity is not defined for.
     #[must_use]
     pub const fn verity_role(self) -> Option<VerityRole> {

@@ -1,12 +1,13 @@
 //! The number of a block device, major and minor.
 
 use std::fmt;
-use std::fs::Metadata;
+use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use nix::libc::dev_t;
+use nix::libc::{self, dev_t};
 use nix::sys::stat;
 
 use crate::format::verity::table::MajorMinor;
@@ -30,6 +31,18 @@ impl DeviceNumber {
     pub fn from_packed(packed: u64) -> Self {
         let part = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
         Self { major: part(stat::major(packed)), minor: part(stat::minor(packed)) }
+    }
+
+    /// The number of the block device that the kernel calls `name`, such as `dm-0`; `None` where there is none.
+    ///
+    /// # Errors
+    /// The error of reading sysfs.
+    pub fn of_kernel_name(name: &str) -> io::Result<Option<Self>> {
+        match fs::read_to_string(Path::new("/sys/block").join(name).join("dev")) {
+            Ok(text) => text.trim_ascii().parse().map(Some).map_err(io::Error::other),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The block device that a node stands for; `None` where it is not the node of a block device.
@@ -129,6 +142,6 @@ mod tests {
 
     #[test]
     fn a_character_device_is_not_a_block_device() {
-        assert_eq!(DeviceNumber::of_block_node(&std::fs::metadata("/dev/null").unwrap()), None);
+        assert_eq!(DeviceNumber::of_block_node(&fs::metadata("/dev/null").unwrap()), None);
     }
 }

@@ -24,7 +24,7 @@ use super::raw::loop_control::{self, LoopInfo64};
 use super::raw::{IoctlError, block};
 use crate::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
 
-pub use detach::{DetachError, Detached, Identity, detach};
+pub use detach::{DetachError, Detached, Identity, detach, wait_until_gone};
 pub use error::{Attribute, LoopError};
 pub use status::{LoopStatus, StatusError, list, status};
 

@@ -1,4 +1,5 @@
-//! Attaching an image file: a copy in memory that nobody can change, verified there, then its devices.
+//! Attaching an image file: where it lies, under the guard of dm-verity, or a copy in memory that nobody can change and
+//! that is verified there.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -9,7 +10,8 @@ use crate::image::plan::{Access, ActivationPlan};
 use crate::image::presets::RequestedPolicy;
 use crate::kernel::memory::{MemoryFile, available_memory};
 
-use super::activate::{Attached, Reservation, device_references};
+use super::activatable::{Activatable, ImageOnDisk};
+use super::activate::{Activation, Attached, GuardOptions, Reservation, device_references};
 use super::cancel::Cancel;
 use super::detach::reap;
 use super::error::OperationError;
@@ -31,6 +33,19 @@ pub struct AttachRequest {
     pub reference: Option<LoopReference>,
     /// What is required of the image.
     pub policy: RequestedPolicy,
+    /// Whether what may be written shall be.
+    pub access: Access,
+    /// Whether to attach a copy in memory.
+    pub in_memory: bool,
+    /// How the kernel is to guard what is verified.
+    pub guard: GuardOptions,
+}
+
+impl AttachRequest {
+    /// A copy in memory goes with the attachment: nothing that is written to it would last.
+    fn access(&self) -> Access {
+        if self.in_memory { Access::ReadOnly } else { self.access }
+    }
 }
 
 /// The reference that an attachment of this file has unless another one is given: its name.
@@ -61,12 +76,12 @@ pub fn plan_attach(
         None => default_reference(&request.image)?,
     };
     let image = ImageFile::open(&request.image)?;
-    let plan = plan(&image, trust, &request.policy, Access::ReadOnly, cancel)?;
+    let plan = plan(&image, trust, &request.policy, request.access(), cancel)?;
     device_references(&reference, &plan)?;
     Ok((reference, plan))
 }
 
-/// Attaches an image file.
+/// Attaches an image file: as it lies there, guarded by dm-verity, or a copy in memory that was verified in full.
 ///
 /// # Errors
 /// [`OperationError`]; nothing is left behind then.
@@ -76,8 +91,21 @@ pub fn attach(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Attached, OperationError> {
+    activate(request, trust, observer, cancel)?.make_permanent(cancel)
+}
+
+/// As [`attach`], with devices that go with the returned value unless they are kept.
+///
+/// # Errors
+/// [`OperationError`]; nothing is left behind then.
+pub(super) fn activate(
+    request: &AttachRequest,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Activation, OperationError> {
     reap(observer)?;
-    // A look at the file refuses early what is to be refused. It is a hint: what counts is done again on the copy.
+    // A look at the file refuses early what is to be refused. It is a hint: what counts is done again.
     let (reference, _) = plan_attach(request, trust, cancel)?;
     let image = ImageFile::open(&request.image)?;
     let source = std::fs::canonicalize(&request.image)
@@ -85,12 +113,24 @@ pub fn attach(
         .display()
         .to_string();
     let reservation = Reservation::make(&reference, &source)?;
-    let verified = copy_into_memory(&image, &source, request, trust, observer, cancel)
-        .and_then(|copy| VerifiedImage::verify(copy, trust, &request.policy, observer, cancel))
-        .and_then(|verified| fault::point("attach:verified").map(|()| verified));
-    match verified {
-        Ok(verified) => reservation.activate(&verified, observer, cancel),
-        Err(cause) => Err(reservation.undo(cause)),
+    if request.in_memory {
+        let verified = copy_into_memory(&image, &source, request, trust, observer, cancel)
+            .and_then(|copy| VerifiedImage::verify(copy, trust, &request.policy, observer, cancel))
+            .and_then(|verified| fault::point("attach:verified").map(|()| verified));
+        match verified {
+            Ok(verified) => {
+                reservation.activate(Activatable::Verified(&verified), request.guard, observer, cancel)
+            }
+            Err(cause) => Err(reservation.undo(cause)),
+        }
+    } else {
+        let planned = ImageOnDisk::plan(image, &source, trust, &request.policy, request.access(), cancel);
+        match planned {
+            Ok(planned) => {
+                reservation.activate(Activatable::OnDisk(&planned), request.guard, observer, cancel)
+            }
+            Err(cause) => Err(reservation.undo(cause)),
+        }
     }
 }
 

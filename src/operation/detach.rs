@@ -4,24 +4,21 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::format::loop_reference::LoopReference;
-use crate::kernel::device_number::DeviceNumber;
-use crate::kernel::holders::Holders;
-use crate::kernel::loop_device::{self, DetachError, Identity, LoopStatus};
 use crate::kernel::open_foreign;
 use crate::kernel::placed_file;
 
-use super::activate::{LINK_DIRECTORY, wait_for_udev};
+use super::activate::{
+    LINK_DIRECTORY, remove_runtime_rules, wait_for_udev, write_runtime_rules as restore_runtime_rules,
+};
+use super::devices::{BoundDevices, UNBIND_DEADLINE};
 use super::error::OperationError;
 use super::fault;
 use super::image_directory::leave;
 use super::observer::Observer;
 use super::record::{FileIdentity, Owner, Placed, Record, RecordStore, State};
-
-/// How long the kernel may take to unbind a device that udev is looking at.
-pub(super) const UNBIND_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a detach came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +71,7 @@ pub fn plan_detach(what: Option<&str>) -> Result<Vec<String>, OperationError> {
     };
     let mut lines = Vec::new();
     for record in records {
-        let devices: Vec<String> =
-            bound(&record)?.iter().map(|status| format!("/dev/loop{}", status.number)).collect();
+        let devices = BoundDevices::of(&record)?.paths();
         let placed = record.placed.map(|placed| placed.path.display().to_string());
         let objects: Vec<String> = devices.into_iter().chain(placed).collect();
         lines.push(format!("'{}': {}", record.reference, objects.join(", ")));
@@ -128,7 +124,7 @@ pub(super) fn reap(observer: &dyn Observer) -> Result<(), OperationError> {
 }
 
 fn is_stale(record: &Record) -> Result<bool, OperationError> {
-    Ok(record.living_owner().is_none() && (!is_standing(record)? || bound(record)?.is_empty()))
+    Ok(record.living_owner().is_none() && (!is_standing(record)? || BoundDevices::of(record)?.is_empty()))
 }
 
 /// Whether an attachment may be used: it is ready, and either complete or, while its owner is still at work or died at
@@ -141,27 +137,12 @@ pub(super) fn is_standing(record: &Record) -> Result<bool, OperationError> {
         return Ok(true);
     }
     let abandoned = record.living_owner().is_none();
-    let bound = bound(record)?;
-    Ok(record.devices.iter().all(|device| {
-        let status = bound.iter().find(|status| record.describes(device, status));
-        // What goes with the descriptors of a process that died is going.
-        status.is_some_and(|status| !(abandoned && status.autoclear))
-    }))
-}
-
-/// The loop devices of a record that are still the recorded ones.
-pub(super) fn bound(record: &Record) -> Result<Vec<LoopStatus>, OperationError> {
-    let listed =
-        loop_device::list().map_err(|source| OperationError::system("listing", "/sys/block", source))?;
-    Ok(listed
-        .into_iter()
-        .filter(|status| {
-            let reference = status.reference().unwrap_or_default();
-            record.device(reference).is_some()
-                && record.image.device == status.backing_device.to_string()
-                && record.image.inode == status.backing_inode
-        })
-        .collect())
+    let bound = BoundDevices::of(record)?;
+    // What goes with the descriptors of a process that died is going.
+    Ok(record
+        .devices
+        .iter()
+        .all(|device| bound.has(record, device) && !(abandoned && bound.is_tethered(device))))
 }
 
 /// The record that a word of the user's means.
@@ -183,8 +164,10 @@ fn find(store: &RecordStore, what: &str) -> Result<Option<Record>, OperationErro
         let source = Path::new(&record.image.source) == resolved;
         placed
             || source
+            || record.mounts.iter().any(|mount| mount.directory == resolved)
             || record.devices.iter().any(|device| {
-                device.path.as_deref() == Some(resolved.as_path())
+                device.nodes().any(|node| node == resolved)
+                    || device.mappers.iter().any(|mapper| mapper.name == what)
                     || device.names(&record.reference).iter().any(|name| {
                         let link =
                             LoopReference::observed(name.as_bytes()).map(|name| below.join(name.encode()));
@@ -202,35 +185,29 @@ fn find(store: &RecordStore, what: &str) -> Result<Option<Record>, OperationErro
 }
 
 fn take_down(store: &RecordStore, mut record: Record) -> Result<(), OperationError> {
-    let devices = bound(&record)?;
-    for device in &devices {
-        let holders = Holders::of(device.device);
-        if holders != Holders::default() {
-            let problem = format!("/dev/loop{} is in use ({holders}): release it first", device.number);
-            return Err(OperationError::state("detaching", &record.reference, problem));
-        }
+    let bound = BoundDevices::of(&record)?;
+    if let Some((path, holders)) = bound.users() {
+        let problem = format!("{path} is in use ({holders}): release it first");
+        return Err(OperationError::state("detaching", &record.reference, problem));
     }
     fault::point("detach:before")?;
     let before = record.clone();
     record.state = State::Stopping;
     record.owner = Some(Owner::this_process()?);
     store.write(&record)?;
-    let numbers: Vec<DeviceNumber> = devices.iter().map(|device| device.device).collect();
+    remove_runtime_rules(&record.reference)?;
+    let numbers = bound.numbers();
     wait_for_udev(&numbers);
     fault::point("detach:stopping")?;
     let deadline = Instant::now() + UNBIND_DEADLINE;
-    for (index, device) in devices.iter().enumerate() {
-        let detached = detach_device(&record.reference, device.number, &device.identity(), deadline);
-        if let Err(error @ OperationError::State { .. }) = detached {
-            // In use, if only by somebody in another mount namespace: where nothing is gone yet, nothing shall be.
-            if index == 0 {
-                store.write(&before)?;
-                wait_for_udev(&numbers);
-            }
-            return Err(error);
+    if let Err((gone, error)) = bound.take_down(&record.reference, deadline, Some("detach:device")) {
+        // In use, if only by somebody in another mount namespace: where nothing is gone yet, nothing shall be.
+        if gone == 0 && matches!(error, OperationError::State { .. }) {
+            store.write(&before)?;
+            restore_runtime_rules(&before)?;
+            wait_for_udev(&numbers);
         }
-        detached?;
-        fault::point("detach:device")?;
+        return Err(error);
     }
     wait_for_udev(&numbers);
     if let Some(placed) = &record.placed {
@@ -238,22 +215,6 @@ fn take_down(store: &RecordStore, mut record: Record) -> Result<(), OperationErr
         fault::point("detach:placed")?;
     }
     store.remove(&record.reference)
-}
-
-/// Unbinds a device unless it is gone already, which it also is when its number belongs to another one by now.
-pub(super) fn detach_device(
-    reference: &str,
-    number: u32,
-    identity: &Identity,
-    deadline: Instant,
-) -> Result<(), OperationError> {
-    match loop_device::detach(number, identity, deadline) {
-        Ok(_) | Err(DetachError::AnotherDevice { .. }) => Ok(()),
-        Err(error @ DetachError::InUse { .. }) => {
-            Err(OperationError::state("detaching", reference, format!("{error}: release it first")))
-        }
-        Err(source) => Err(OperationError::system("detaching", format!("/dev/loop{number}"), source)),
-    }
 }
 
 /// Removes a file that was placed for an attachment, and the tmpfs that was made for it. What is gone is gone; what has

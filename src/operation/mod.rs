@@ -1,10 +1,13 @@
 //! Operations: the order of effects and their undoing.
 
+pub mod activatable;
 pub mod activate;
 pub mod attach;
 pub mod cancel;
+mod contents;
 pub mod describe;
 pub mod detach;
+pub mod devices;
 pub mod error;
 pub mod examine;
 #[cfg(not(feature = "fault-points"))]

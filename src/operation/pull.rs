@@ -23,7 +23,8 @@ use crate::image::presets::RequestedPolicy;
 use crate::kernel::memory::available_memory;
 use crate::kernel::placed_file::{self, AnonymousFile};
 
-use super::activate::{Attached, Reservation, device_references};
+use super::activatable::Activatable;
+use super::activate::{Attached, GuardOptions, Reservation, device_references};
 use super::cancel::Cancel;
 use super::detach::reap;
 use super::error::OperationError;
@@ -60,6 +61,8 @@ pub struct PullRequest {
     pub policy: RequestedPolicy,
     /// Certificate authorities for https; empty for the system's.
     pub ca_certificates: Vec<PathBuf>,
+    /// How the kernel is to guard what is verified.
+    pub guard: GuardOptions,
 }
 
 /// Reads a URL as the user gives it.
@@ -151,7 +154,9 @@ pub fn pull(
         .and_then(|root| download(body, &root, &target, room, &request.url, observer, cancel))
         .and_then(|image| verify_and_link(image, request, trust, &mut reservation, observer, cancel));
     match verified {
-        Ok(verified) => reservation.activate(&verified, observer, cancel),
+        Ok(verified) => reservation
+            .activate(Activatable::Verified(&verified), request.guard, observer, cancel)?
+            .make_permanent(cancel),
         Err(cause) => Err(reservation.undo(cause)),
     }
 }

@@ -69,6 +69,15 @@ impl ImageFile {
         Self { file, path: PathBuf::from(name), name: name.to_owned(), size }
     }
 
+    /// The very same file, opened for writing, whatever has its name by now.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where it cannot be written.
+    pub fn reopen_for_writing(&self) -> Result<File, OperationError> {
+        kernel::reopen_for_writing(self.file.as_fd())
+            .map_err(|source| OperationError::system("opening for writing", &self.path, source))
+    }
+
     /// The open file.
     #[must_use]
     pub const fn file(&self) -> &File {

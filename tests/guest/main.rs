@@ -8,11 +8,26 @@
 
 use std::process::ExitCode;
 
+#[path = "../host/attach.rs"]
+#[allow(dead_code, reason = "its tests run with those of the host")]
+mod attach;
 mod device_mapper;
+mod dm_attach;
+#[path = "../host/faults.rs"]
+#[allow(dead_code, reason = "its tests run with those of the host")]
+mod faults;
+#[path = "../support/gpt_builder.rs"]
+mod gpt_builder;
 #[path = "../support/harness.rs"]
 mod harness;
 mod kernel;
+#[path = "../host/repart.rs"]
+#[allow(dead_code, reason = "its tests run with those of the host")]
+mod repart;
 mod self_test;
+#[path = "../host/udev_links.rs"]
+#[allow(dead_code, reason = "its tests run with those of the host")]
+mod udev_links;
 
 fn main() -> ExitCode {
     harness::run_in_guest(
@@ -20,6 +35,7 @@ fn main() -> ExitCode {
             self_test::TESTS, //
             kernel::TESTS,
             device_mapper::TESTS,
+            dm_attach::TESTS,
         ]
         .concat(),
     )

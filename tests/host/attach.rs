@@ -107,7 +107,7 @@ pub(crate) struct Sealed {
 }
 
 /// What its root holds in `/usr/lib/os-release`.
-const OS_RELEASE: &str = "ID=attach-test\n";
+pub(crate) const OS_RELEASE: &str = "ID=attach-test\n";
 
 impl Sealed {
     /// An image with a signed squashfs root.
@@ -167,10 +167,12 @@ impl Sealed {
         self.path().join("under-test.raw")
     }
 
-    /// `ddictl attach` of the image, whose certificate is trusted, without the name of the image yet.
+    /// `ddictl attach --in-memory` of the image, whose certificate is trusted, without the name of the image yet.
     pub(crate) fn attach(&self) -> Command {
         let mut command = ddictl();
-        command.arg("attach").arg(format!("--certificate={}", self.path().join("k.crt").display()));
+        command
+            .args(["attach", "--in-memory"])
+            .arg(format!("--certificate={}", self.path().join("k.crt").display()));
         command
     }
 

@@ -178,8 +178,8 @@ fn pause() {
     thread::sleep(Duration::from_millis(20));
 }
 
-/// Every link below `/dev/disk`, and `/dev/gpt-auto-root`, that leads to a loop device or a partition of one: the link
-/// and the device.
+/// Every link below `/dev/disk`, and `/dev/gpt-auto-root`, that leads to a loop device, a partition of one or a device of
+/// the device mapper: the link and the device.
 pub(crate) fn links() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut waiting = vec![PathBuf::from("/dev/disk")];
@@ -202,9 +202,10 @@ pub(crate) fn links() -> Vec<(String, String)> {
             // udev gives every device one by its sequence number, also a loop device that shows nothing.
             let shows_nothing = fs::exists(format!("/sys/block/{kernel_name}")).ok()?
                 && !fs::exists(format!("/sys/block/{kernel_name}/loop")).ok()?;
-            let counts =
+            let is_mapped = kernel_name.starts_with("dm-");
+            let is_loop =
                 kernel_name.starts_with("loop") && !(shows_nothing && name.starts_with("disk/by-diskseq/"));
-            counts.then(|| (name, format!("/dev/{kernel_name}")))
+            (is_loop || is_mapped).then(|| (name, format!("/dev/{kernel_name}")))
         })
         .collect();
     links.sort();

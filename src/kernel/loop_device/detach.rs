@@ -151,6 +151,22 @@ pub fn detach(number: u32, expected: &Identity, deadline: Instant) -> Result<Det
     wait_until_unbound(number, expected.disk_sequence, deadline)
 }
 
+/// Waits until the binding `expected` of loop device `number` is gone: what stood on it was its last user, and the kernel
+/// unbinds it some time after that one has gone.
+///
+/// # Errors
+/// [`DetachError::InUse`] where somebody uses it at the deadline.
+pub fn wait_until_gone(number: u32, expected: &Identity, deadline: Instant) -> Result<Detached, DetachError> {
+    match wait_until_unbound(number, expected.disk_sequence, deadline) {
+        Err(DetachError::StillOpen { .. }) => {
+            let device = status::device_number(number).ok().flatten();
+            let holders = device.map(Holders::of).unwrap_or_default();
+            Err(DetachError::InUse { number, holders })
+        }
+        other => other,
+    }
+}
+
 /// Looks at sysfs, not at the device: an open descriptor would keep it bound.
 fn wait_until_unbound(number: u32, disk_sequence: u64, deadline: Instant) -> Result<Detached, DetachError> {
     loop {

@@ -154,11 +154,7 @@ pub(super) fn disk_sequence(number: u32) -> Option<u64> {
 
 /// The device number that sysfs shows; `None` where there is no such device.
 pub(super) fn device_number(number: u32) -> io::Result<Option<DeviceNumber>> {
-    match fs::read_to_string(format!("/sys/block/loop{number}/dev")) {
-        Ok(text) => text.trim_ascii().parse().map(Some).map_err(io::Error::other),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
-        Err(error) => Err(error),
-    }
+    DeviceNumber::of_kernel_name(&format!("loop{number}"))
 }
 
 /// Whether the device has partitions, bound or not.

@@ -1,8 +1,4 @@
-//! Attachment records: what was attached, from which image, as which devices, and whether it may be used.
-//!
-//! A record is written before each effect that it names, and replaced by rename, so that whoever finds it knows at
-//! least what may be there. Only devices of a record in state `ready` get links, and only as long as device number,
-//! backing inode and disk sequence number agree with it.
+//! Where records are kept: one file each, replaced by rename.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -11,15 +7,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use crate::format::loop_reference::LoopReference;
-use crate::kernel::device_number::DeviceNumber;
-use crate::kernel::loop_device::LoopStatus;
 use crate::kernel::process::process_start_time;
 use crate::kernel::state_file::{self, FileLock, StateFileError};
+use crate::operation::error::OperationError;
 
-use super::error::OperationError;
+use super::{Record, VERSION};
 
 /// Where records are kept: on a file system that a reboot empties.
 pub const DIRECTORY: &str = "/run/ddictl/attachments";
@@ -27,223 +20,10 @@ pub const DIRECTORY: &str = "/run/ddictl/attachments";
 const LOCK: &str = "/run/ddictl/lock";
 /// How long another ddictl may hold the lock.
 const LOCK_DEADLINE: Duration = Duration::from_secs(30);
-/// The form of the records below.
-const VERSION: u32 = 1;
 /// More records than any machine has attachments; bounds what the udev helper reads.
 const MAXIMUM_RECORDS: usize = 1024;
 /// More bytes than any record has.
 const MAXIMUM_RECORD_SIZE: u64 = 1 << 20;
-
-/// What is attached under one reference.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// The form of this record.
-    pub version: u32,
-    /// The name that the links begin with.
-    pub reference: String,
-    /// Whether the devices may be used.
-    pub state: State,
-    /// Which process is at work on it. `None` once everything stands: until then the attachment is as good as its
-    /// owner, and goes with it.
-    pub owner: Option<Owner>,
-    /// Where the bytes are.
-    pub image: ImageIdentity,
-    /// The policy that was applied.
-    pub policy: String,
-    /// The file that was placed for this attachment, and goes with it.
-    pub placed: Option<Placed>,
-    /// The devices.
-    pub devices: Vec<RecordedDevice>,
-}
-
-/// Whether the devices of a record may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Being made: not yet.
-    Pending,
-    /// Complete and checked.
-    Ready,
-    /// Being taken down: no longer.
-    Stopping,
-}
-
-impl State {
-    /// The word in records and tables.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Ready => "ready",
-            Self::Stopping => "stopping",
-        }
-    }
-}
-
-/// A process, told apart from another one that gets its number later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// The process number.
-    pub pid: u32,
-    /// When it was started, in clock ticks since boot (field 22 of /proc/PID/stat).
-    pub start_time: u64,
-}
-
-/// The file that all devices show parts of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageIdentity {
-    /// Where it came from: a path or a URL.
-    pub source: String,
-    /// The number of the file system's device, as `MAJOR:MINOR`.
-    pub device: String,
-    /// The inode.
-    pub inode: u64,
-    /// SHA-256 of the whole image as it was downloaded, where it was.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
-}
-
-/// A file that was placed for an attachment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placed {
-    /// The file.
-    pub path: PathBuf,
-    /// Which file that is; absent until it is about to get this name. Whatever else has the name is not ours to remove.
-    pub file: Option<FileIdentity>,
-    /// The directory on which a tmpfs was mounted for it.
-    pub tmpfs: Option<PathBuf>,
-    /// What that tmpfs has room for on account of this file, in bytes.
-    pub room: u64,
-    /// Whether that directory was made for it.
-    pub directory_created: bool,
-}
-
-/// One file among all.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileIdentity {
-    /// The number of the file system's device, as `MAJOR:MINOR`.
-    pub device: String,
-    /// The inode.
-    pub inode: u64,
-}
-
-impl FileIdentity {
-    /// The identity of the file with this metadata.
-    #[must_use]
-    pub fn of(metadata: &fs::Metadata) -> Self {
-        let device = DeviceNumber::of_file_system(metadata).to_string();
-        Self { device, inode: std::os::unix::fs::MetadataExt::ino(metadata) }
-    }
-}
-
-/// One device of an attachment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordedDevice {
-    /// Its own reference: `NAME-partN`, or `NAME` for an image without a table.
-    pub reference: String,
-    /// What it is for.
-    pub designator: String,
-    /// The table entry; absent for an image without a table.
-    pub partition: Option<u32>,
-    /// The device node; absent while it is not made.
-    pub path: Option<PathBuf>,
-    /// The device number as `MAJOR:MINOR`.
-    pub device: Option<String>,
-    /// The number that the kernel gave this use of the device (BLKGETDISKSEQ).
-    pub disk_sequence: Option<u64>,
-    /// Where in the image it begins, in bytes.
-    pub offset: u64,
-    /// How long it is, in bytes.
-    pub size: u64,
-    /// Whether it cannot be written.
-    pub read_only: bool,
-    /// How it is protected.
-    pub protection: String,
-    /// What is in it, where that is known.
-    pub file_system: Option<String>,
-    /// The root hash that its contents were verified against.
-    pub root_hash: Option<String>,
-    /// Who signed it.
-    pub signer: Option<String>,
-}
-
-impl Record {
-    /// A record in state `pending` without devices, owned by this process, of an image that comes from `source`.
-    ///
-    /// # Errors
-    /// [`OperationError::System`] where `/proc` does not tell about this process.
-    pub fn new(reference: &LoopReference, source: &str) -> Result<Self, OperationError> {
-        Ok(Self {
-            version: VERSION,
-            reference: reference.to_string(),
-            state: State::Pending,
-            owner: Some(Owner::this_process()?),
-            image: ImageIdentity {
-                source: source.to_owned(),
-                device: "0:0".to_owned(),
-                inode: 0,
-                digest: None,
-            },
-            policy: String::new(),
-            placed: None,
-            devices: Vec::new(),
-        })
-    }
-
-    /// The device that a loop device claims to be by its reference.
-    #[must_use]
-    pub fn device(&self, reference: &str) -> Option<&RecordedDevice> {
-        self.devices.iter().find(|device| device.reference == reference)
-    }
-
-    /// Whether a loop device is the very one that this record describes.
-    #[must_use]
-    pub fn describes(&self, device: &RecordedDevice, status: &LoopStatus) -> bool {
-        status.reference() == Some(device.reference.as_str())
-            && device.disk_sequence == Some(status.disk_sequence)
-            && device.device.as_deref() == Some(status.device.to_string().as_str())
-            && self.image.device == status.backing_device.to_string()
-            && self.image.inode == status.backing_inode
-            && device.offset == status.offset.bytes()
-            && device.size == status.size_limit.bytes()
-    }
-
-    /// The process that is at work on it, where it still runs.
-    #[must_use]
-    pub fn living_owner(&self) -> Option<Owner> {
-        // Where it cannot be told, the record is left alone.
-        self.owner.filter(|owner| {
-            process_start_time(owner.pid).map_or(true, |start| start == Some(owner.start_time))
-        })
-    }
-}
-
-impl RecordedDevice {
-    /// The names that it has, each of which becomes a link: its own, and `NAME-DESIGNATOR` for a partition of the
-    /// attachment `NAME`.
-    #[must_use]
-    pub fn names(&self, attachment: &str) -> Vec<String> {
-        let by_designator = self.partition.map(|_| format!("{attachment}-{}", self.designator));
-        std::iter::once(self.reference.clone()).chain(by_designator).collect()
-    }
-}
-
-impl Owner {
-    /// This process.
-    ///
-    /// # Errors
-    /// [`OperationError::System`] where `/proc` does not tell about it.
-    pub(super) fn this_process() -> Result<Self, OperationError> {
-        let pid = std::process::id();
-        let path = format!("/proc/{pid}/stat");
-        let start_time = process_start_time(pid)
-            .map_err(|source| OperationError::system("reading", &path, source))?
-            .ok_or_else(|| {
-                OperationError::state("reading", &path, "expected the start time of this process")
-            })?;
-        Ok(Self { pid, start_time })
-    }
-}
 
 /// The records of this machine.
 #[derive(Debug, Clone)]

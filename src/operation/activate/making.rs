@@ -1,0 +1,195 @@
+//! Making one device of a plan: loop devices, dm-verity on top, and a last look at what it shows.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use crate::format::superblock::FileSystem;
+use crate::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
+use crate::format::verity::table::{MajorMinor, VerityTable};
+use crate::image::dissection::VeritySet;
+use crate::image::plan::{PlannedDevice, PlannedVerity};
+use crate::kernel::device_mapper::{KernelSignature, MappedDevice, VerityRequest};
+use crate::kernel::loop_device::{LoopDevice, LoopRequest};
+use crate::operation::activatable::Activatable;
+use crate::operation::contents::Contents;
+use crate::operation::devices::HeldDevice;
+use crate::operation::error::OperationError;
+use crate::operation::fault;
+use crate::operation::observer::Observer;
+use crate::operation::record::RecordedLoop;
+
+use super::{GuardOptions, Reservation};
+
+/// The bytes of the image that the device of the hash tree shows: the beginning of the hash partition with the superblock,
+/// which is where tools look for it, and the tree, and nothing behind.
+pub(super) fn hash_extent(set: &VeritySet) -> Option<Extent> {
+    let within = set.geometry.tree_extent();
+    let start = set.tree_extent.start().bytes().checked_sub(within.start().bytes())?;
+    Extent::new(ByteOffset::new(start), ByteLength::new(within.end().bytes()))
+}
+
+impl Reservation {
+    /// Makes the device of the plan with this index. The record names it already; after each step it is written again.
+    pub(super) fn make_device(
+        &mut self,
+        index: usize,
+        planned: &PlannedDevice,
+        image: Activatable<'_>,
+        options: GuardOptions,
+        observer: &dyn Observer,
+    ) -> Result<(), OperationError> {
+        let sector_size = image.plan().sector_size;
+        self.devices.push(HeldDevice::on(Vec::new()));
+        let loops = self.record.devices.get(index).map_or(0, |device| device.loops.len());
+        for below in 0..loops {
+            let step = match (below, loops) {
+                (_, 1) => "loop",
+                (0, _) => "data",
+                _ => "hash",
+            };
+            self.make_loop(index, below, image, sector_size)?;
+            fault::point(&format!("attach:{step}-{index}"))?;
+            self.store.write(&self.record)?;
+            fault::point(&format!("attach:{step}-{index}-recorded"))?;
+        }
+        let guarded = self.record.devices.get(index).is_some_and(|device| !device.mappers.is_empty());
+        if let Some(verity) = planned.verity.as_ref().filter(|_| guarded) {
+            self.make_verity(index, planned, verity, options, observer)?;
+            fault::point(&format!("attach:verity-{index}"))?;
+            self.store.write(&self.record)?;
+            fault::point(&format!("attach:verity-{index}-recorded"))?;
+        }
+        self.check_contents(index, planned)
+    }
+
+    fn make_loop(
+        &mut self,
+        index: usize,
+        below: usize,
+        image: Activatable<'_>,
+        block_size: SectorSize,
+    ) -> Result<(), OperationError> {
+        let Some(recorded) =
+            self.record.devices.get_mut(index).and_then(|device| device.loops.get_mut(below))
+        else {
+            return Ok(());
+        };
+        let backing = match (recorded.read_only, image.writable()) {
+            (true, _) => image.file(),
+            (false, Some(writable)) => writable,
+            (false, None) => {
+                let problem = "the plan has a writable device, and the image was not opened for writing";
+                return Err(OperationError::state("attaching", &recorded.reference, problem));
+            }
+        };
+        let extent = Extent::new(ByteOffset::new(recorded.offset), ByteLength::new(recorded.size));
+        let request = LoopRequest {
+            backing: backing.as_fd(),
+            extent,
+            block_size,
+            read_only: recorded.read_only,
+            reference: &recorded.reference,
+        };
+        let device = LoopDevice::configure(&request).map_err(|source| {
+            OperationError::system("attaching a loop device for", &recorded.reference, source)
+        })?;
+        note_loop(recorded, &device);
+        let (path, number, sequence) =
+            (recorded.path.clone(), recorded.device.clone(), recorded.disk_sequence);
+        if let Some(device) = self.record.devices.get_mut(index).filter(|device| device.mappers.is_empty()) {
+            (device.path, device.device, device.disk_sequence) = (path, number, sequence);
+        }
+        if let Some(held) = self.devices.get_mut(index) {
+            held.push_loop(device);
+        }
+        Ok(())
+    }
+
+    fn make_verity(
+        &mut self,
+        index: usize,
+        planned: &PlannedDevice,
+        verity: &PlannedVerity,
+        options: GuardOptions,
+        observer: &dyn Observer,
+    ) -> Result<(), OperationError> {
+        let (Some(held), Some(device)) = (self.devices.get_mut(index), self.record.devices.get_mut(index))
+        else {
+            return Ok(());
+        };
+        let ([data, hash], [recorded]) = (held.loops(), device.mappers.as_mut_slice()) else {
+            return Ok(());
+        };
+        let number = |device: &LoopDevice| {
+            let number = device.device_number();
+            MajorMinor { major: number.major(), minor: number.minor() }
+        };
+        let root_hash =
+            verity.authenticated.as_ref().map_or(&verity.set.root_hash, |known| known.root_hash());
+        let mut table =
+            VerityTable::of(&verity.set.superblock, root_hash.clone(), number(data), number(hash));
+        table.on_corruption = options.on_corruption;
+        let request = VerityRequest { name: &recorded.name, uuid: &recorded.uuid, table };
+        let signature = verity.authenticated.as_ref().and_then(|known| known.signature());
+        let (mapped, checked) = MappedDevice::create_verity(&request, signature).map_err(|source| {
+            OperationError::system("making the dm-verity device for", &device.reference, source)
+        })?;
+        recorded.path = Some(mapped.path());
+        recorded.device = Some(mapped.device_number().to_string());
+        recorded.disk_sequence = Some(mapped.disk_sequence());
+        recorded.kernel_checked_signature = match checked {
+            KernelSignature::None => None,
+            KernelSignature::Checked => Some(true),
+            KernelSignature::NotChecked { why } => {
+                observer.note(&format!(
+                    "the signature of '{}' was verified by ddictl; the kernel did not check it: {why}",
+                    planned.designator
+                ));
+                Some(false)
+            }
+        };
+        device.path.clone_from(&recorded.path);
+        device.device.clone_from(&recorded.device);
+        device.disk_sequence = recorded.disk_sequence;
+        held.push(mapped);
+        Ok(())
+    }
+
+    /// Looks at the finished device: it must show what was planned, whatever happened to the image in between.
+    fn check_contents(&self, index: usize, planned: &PlannedDevice) -> Result<(), OperationError> {
+        let Some((held, path)) =
+            self.devices.get(index).and_then(|held| Some((held, held.path()?.display().to_string())))
+        else {
+            return Ok(());
+        };
+        let Some(fd) = held.fd() else { return Ok(()) };
+        let device = fd
+            .try_clone_to_owned()
+            .map(File::from)
+            .map_err(|source| OperationError::system("examining", &path, source))?;
+        let found = Contents::of(device, &path, planned.extent.length())?;
+        let expected = planned.file_system;
+        if found.file_system() != expected {
+            let word =
+                |file_system: Option<_>| file_system.map_or("no file system of its own", FileSystem::as_str);
+            let problem = format!(
+                "expected {} as in the plan, found {}: the image was changed meanwhile, or is damaged",
+                word(expected),
+                word(found.file_system())
+            );
+            return Err(OperationError::state("examining", path, problem));
+        }
+        if planned.designator.is_vfat_alone() {
+            found.check_vfat().map_err(|found| {
+                OperationError::state("examining", path, format!("expected a sane vfat, found {found}"))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn note_loop(recorded: &mut RecordedLoop, device: &LoopDevice) {
+    recorded.path = Some(device.path());
+    recorded.device = Some(device.device_number().to_string());
+    recorded.disk_sequence = Some(device.disk_sequence());
+}

@@ -1,0 +1,276 @@
+//! The devices of an attachment as the kernel has them: held open while they are made, found again from their record,
+//! and taken down in the right order.
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::kernel::device_mapper::{self, MappedDevice, MappedStatus, RemoveError};
+use crate::kernel::device_number::DeviceNumber;
+use crate::kernel::holders::Holders;
+use crate::kernel::loop_device::{self, DetachError, LoopDevice, LoopStatus};
+
+use super::error::OperationError;
+use super::fault;
+use super::record::{Record, RecordedDevice};
+
+/// How long the kernel may take to let a device go that udev is looking at.
+pub(super) const UNBIND_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A device that this process holds open, with everything that it stands on. Unless it was made permanent, the kernel
+/// takes it back when the last descriptor is closed: that of whoever mounted it, or else ours.
+#[derive(Debug)]
+pub struct HeldDevice {
+    // In this order: what stands on the loop devices is let go before them.
+    mappers: Vec<MappedDevice>,
+    loops: Vec<LoopDevice>,
+}
+
+impl HeldDevice {
+    /// A device of these loop devices, with nothing on them yet.
+    pub(super) const fn on(loops: Vec<LoopDevice>) -> Self {
+        Self { mappers: Vec::new(), loops }
+    }
+
+    /// Adds a loop device to those below.
+    pub(super) fn push_loop(&mut self, device: LoopDevice) {
+        self.loops.push(device);
+    }
+
+    /// Puts a device of the device mapper on top.
+    pub(super) fn push(&mut self, mapper: MappedDevice) {
+        self.mappers.push(mapper);
+    }
+
+    /// The loop devices below.
+    pub(super) fn loops(&self) -> &[LoopDevice] {
+        &self.loops
+    }
+
+    /// The devices of the device mapper, from below.
+    pub(super) fn mappers(&self) -> &[MappedDevice] {
+        &self.mappers
+    }
+
+    fn bottom(&self) -> Option<&LoopDevice> {
+        self.loops.first()
+    }
+
+    /// The descriptor of the device to use; `None` where nothing was made yet.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.mappers.last().map(MappedDevice::fd).or_else(|| self.bottom().map(LoopDevice::fd))
+    }
+
+    /// The node of the device to use.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        self.mappers.last().map(MappedDevice::path).or_else(|| self.bottom().map(LoopDevice::path))
+    }
+
+    /// The number of the device to use.
+    #[must_use]
+    pub fn device_number(&self) -> Option<DeviceNumber> {
+        let mapped = self.mappers.last().map(MappedDevice::device_number);
+        mapped.or_else(|| self.bottom().map(LoopDevice::device_number))
+    }
+
+    /// The numbers of this device and of all that it stands on.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = DeviceNumber> + '_ {
+        let mapped = self.mappers.iter().map(MappedDevice::device_number);
+        mapped.chain(self.loops.iter().map(LoopDevice::device_number))
+    }
+
+    /// Lets it outlive its descriptors. Loop devices with something on them stay as they are: what stands on them holds
+    /// them, and they go with it.
+    pub(super) fn make_permanent(&self) -> Result<(), OperationError> {
+        for mapper in &self.mappers {
+            mapper
+                .make_permanent()
+                .map_err(|source| OperationError::system("making permanent", mapper.path(), source))?;
+        }
+        if self.mappers.is_empty() {
+            for device in &self.loops {
+                device
+                    .make_permanent()
+                    .map_err(|source| OperationError::system("making permanent", device.path(), source))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Devices of a record that are there: the recorded ones, not others that got their numbers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BoundDevices {
+    /// Those of the device mapper, each after what it stands on.
+    pub mapped: Vec<MappedStatus>,
+    /// The loop devices.
+    pub loops: Vec<LoopStatus>,
+}
+
+impl BoundDevices {
+    /// What is there of a record, as far as it was recorded before it was made: by name, not yet by number.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where the devices cannot be listed.
+    pub(super) fn of(record: &Record) -> Result<Self, OperationError> {
+        let mut mapped = Vec::new();
+        for recorded in record.devices.iter().flat_map(|device| &device.mappers) {
+            let found = device_mapper::find_by_name(&recorded.name)
+                .map_err(|source| OperationError::system("examining", &recorded.name, source))?;
+            mapped.extend(found.filter(|status| status.uuid == recorded.uuid));
+        }
+        let listed =
+            loop_device::list().map_err(|source| OperationError::system("listing", "/sys/block", source))?;
+        let is_ours = |status: &LoopStatus| {
+            record.is_behind(status) && record.loop_device(status.reference().unwrap_or_default()).is_some()
+        };
+        Ok(Self { mapped, loops: listed.into_iter().filter(is_ours).collect() })
+    }
+
+    /// What these held devices consist of.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where one cannot be examined: then nothing may be let go.
+    pub(super) fn held(devices: &[HeldDevice]) -> Result<Self, OperationError> {
+        let mut bound = Self::default();
+        for device in devices {
+            for mapper in device.mappers() {
+                let status = device_mapper::status(mapper.device_number())
+                    .map_err(|source| OperationError::system("examining", mapper.path(), source))?;
+                bound.mapped.extend(status);
+            }
+            for below in device.loops() {
+                let status = below
+                    .status()
+                    .map_err(|source| OperationError::system("examining", below.path(), source))?;
+                bound.loops.push(status);
+            }
+        }
+        Ok(bound)
+    }
+
+    /// Whether nothing is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.mapped.is_empty() && self.loops.is_empty()
+    }
+
+    /// Whether all of a recorded device is there, and as it was recorded.
+    pub(super) fn has(&self, record: &Record, device: &RecordedDevice) -> bool {
+        let loops = device
+            .loops
+            .iter()
+            .all(|recorded| self.loops.iter().any(|status| record.describes(recorded, status)));
+        let mapped =
+            device.mappers.iter().all(|recorded| self.mapped.iter().any(|status| recorded.describes(status)));
+        loops && mapped
+    }
+
+    /// Whether something of a device goes as soon as nobody has it open any more.
+    pub(super) fn is_tethered(&self, device: &RecordedDevice) -> bool {
+        if device.mappers.is_empty() {
+            return self.loops.iter().any(|status| {
+                let reference = status.reference().unwrap_or_default();
+                status.autoclear && device.loops.iter().any(|recorded| recorded.reference == reference)
+            });
+        }
+        self.mapped.iter().any(|status| {
+            status.deferred_removal && device.mappers.iter().any(|recorded| recorded.name == status.name)
+        })
+    }
+
+    /// Their numbers.
+    pub(super) fn numbers(&self) -> Vec<DeviceNumber> {
+        let mapped = self.mapped.iter().map(|status| status.device);
+        mapped.chain(self.loops.iter().map(|status| status.device)).collect()
+    }
+
+    /// Their nodes, what stands on others first.
+    pub(super) fn paths(&self) -> Vec<String> {
+        let mapped = self.mapped.iter().rev().map(|status| format!("/dev/mapper/{}", status.name));
+        mapped.chain(self.loops.iter().map(|status| format!("/dev/loop{}", status.number))).collect()
+    }
+
+    /// Who uses one of them: mounts, and devices that are not ours.
+    pub(super) fn users(&self) -> Option<(String, Holders)> {
+        let ours: Vec<String> =
+            self.mapped.iter().map(|status| format!("dm-{}", status.device.minor())).collect();
+        let paths = self.paths();
+        let numbers = self.mapped.iter().rev().map(|status| status.device);
+        let numbers = numbers.chain(self.loops.iter().map(|status| status.device));
+        paths.into_iter().zip(numbers).find_map(|(path, number)| {
+            let mut holders = Holders::of(number);
+            holders.devices.retain(|name| !ours.contains(name));
+            (holders != Holders::default()).then_some((path, holders))
+        })
+    }
+
+    /// Unbinds a loop device unless it is gone already, which it also is when its number belongs to another one by now.
+    /// What stands below a device of the device mapper goes with that one, and is only waited for.
+    fn detach_loop(
+        &self,
+        reference: &str,
+        status: &LoopStatus,
+        deadline: Instant,
+    ) -> Result<(), OperationError> {
+        let number = status.number;
+        let detached = match status.autoclear && !self.mapped.is_empty() {
+            true => loop_device::wait_until_gone(number, &status.identity(), deadline),
+            false => loop_device::detach(number, &status.identity(), deadline),
+        };
+        match detached {
+            Ok(_) | Err(DetachError::AnotherDevice { .. }) => Ok(()),
+            Err(error @ DetachError::InUse { .. }) => {
+                Err(OperationError::state("detaching", reference, format!("{error}: release it first")))
+            }
+            Err(source) => Err(OperationError::system("detaching", format!("/dev/loop{number}"), source)),
+        }
+    }
+
+    /// Takes all of them down, what stands on others first, and waits until they are gone. The first that is in use ends
+    /// it: what stands below that one is in use, too. `point` is the fault point after each device.
+    ///
+    /// # Errors
+    /// [`OperationError::State`] where one is in use, with the number of devices that are gone already.
+    pub(super) fn take_down(
+        &self,
+        reference: &str,
+        deadline: Instant,
+        point: Option<&str>,
+    ) -> Result<(), (usize, OperationError)> {
+        let mut gone = 0_usize;
+        for status in self.mapped.iter().rev() {
+            remove_mapped(reference, status, deadline)
+                .and_then(|()| point.map_or(Ok(()), fault::point))
+                .map_err(|error| (gone, error))?;
+            gone = gone.saturating_add(1);
+        }
+        for status in &self.loops {
+            self.detach_loop(reference, status, deadline)
+                .and_then(|()| point.map_or(Ok(()), fault::point))
+                .map_err(|error| (gone, error))?;
+            gone = gone.saturating_add(1);
+        }
+        Ok(())
+    }
+}
+
+/// Removes a device of the device mapper unless it is gone already, which it also is when its number belongs to another
+/// one by now.
+fn remove_mapped(reference: &str, status: &MappedStatus, deadline: Instant) -> Result<(), OperationError> {
+    let removed = match status.identity() {
+        Some(identity) => device_mapper::remove(&identity, deadline),
+        // A process died between making it and giving it a table.
+        None => device_mapper::remove_unfinished(&status.uuid, deadline),
+    };
+    match removed {
+        Ok(_) | Err(RemoveError::AnotherDevice { .. }) => Ok(()),
+        Err(error @ RemoveError::InUse { .. }) => {
+            Err(OperationError::state("detaching", reference, format!("{error}: release it first")))
+        }
+        Err(source) => {
+            Err(OperationError::system("removing", format!("/dev/mapper/{}", status.name), source))
+        }
+    }
+}
