@@ -626,7 +626,10 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
-        fs::remove_dir_all("/run/udev").unwrap();
+        // Its workers end a moment later, and may write until then.
+        wait_until("the files of udevd go", || {
+            fs::remove_dir_all("/run/udev").is_ok() || !fs::exists("/run/udev").unwrap()
+        });
     }
 }
 
