@@ -259,9 +259,9 @@ impl BoundDevices {
 /// Removes a device of the device mapper unless it is gone already, which it also is when its number belongs to another
 /// one by now.
 fn remove_mapped(reference: &str, status: &MappedStatus, deadline: Instant) -> Result<(), OperationError> {
-    let removed = match status.identity() {
+    let removed = match status.identity().filter(|_| status.live) {
         Some(identity) => device_mapper::remove(&identity, deadline),
-        // A process died between making it and giving it a table.
+        // A process died between making it and activating it.
         None => device_mapper::remove_unfinished(&status.uuid, deadline),
     };
     match removed {
