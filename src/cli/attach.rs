@@ -6,6 +6,7 @@ use clap::Args;
 use crate::format::loop_reference::LoopReference;
 use crate::image::plan::Access;
 use crate::operation::attach::{AttachRequest, attach, plan_attach};
+use crate::operation::list::Listed;
 
 use super::options::{GuardOption, JsonOption, PolicyOption, TrustOptions};
 use super::report::{attached, planned};
@@ -65,7 +66,7 @@ impl Arguments {
             planned(self.json.json, &reference, &plan)
         } else {
             let made = attach(&request, &trust, &context.observer, &context.cancel)?;
-            attached(self.json.json, &made.record)
+            attached(self.json.json, &Listed::of_attached(made.record))
         };
         io::stdout().write_all(output.as_bytes())?;
         Ok(Status::Done)

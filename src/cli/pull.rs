@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::operation::error::OperationError;
+use crate::operation::list::Listed;
 use crate::operation::pull::{DEFAULT_DIRECTORY, PullRequest, name_of_url, parse_url, plan_pull, pull};
 
 use super::options::{GuardOption, JsonOption, PolicyOption, TrustOptions};
@@ -100,7 +101,7 @@ impl Arguments {
             planned(self.json.json, &reference, &plan)
         } else {
             let made = pull(&request, &trust, &context.observer, &context.cancel)?;
-            attached(self.json.json, &made.record)
+            attached(self.json.json, &Listed::of_attached(made.record))
         };
         io::stdout().write_all(output.as_bytes())?;
         Ok(Status::Done)

@@ -242,8 +242,8 @@ fn plan_json(reference: &str, plan: &ActivationPlan) -> Value {
 }
 
 /// What was attached: the record, or the device paths alone.
-pub(super) fn attached(json: Json, record: &Record) -> String {
-    json.render(&record_json(record)).unwrap_or_else(|| paths_text(record))
+pub(super) fn attached(json: Json, listed: &Listed) -> String {
+    json.render(&listed_json(listed)).unwrap_or_else(|| paths_text(&listed.record))
 }
 
 /// What would be attached.

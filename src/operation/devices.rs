@@ -240,17 +240,16 @@ impl BoundDevices {
         point: Option<&str>,
     ) -> Result<(), (usize, OperationError)> {
         let mut gone = 0_usize;
-        for status in self.mapped.iter().rev() {
-            remove_mapped(reference, status, deadline)
-                .and_then(|()| point.map_or(Ok(()), fault::point))
-                .map_err(|error| (gone, error))?;
+        let mut step = |taken_down: Result<(), OperationError>| {
+            taken_down.map_err(|error| (gone, error))?;
             gone = gone.saturating_add(1);
+            point.map_or(Ok(()), fault::point).map_err(|error| (gone, error))
+        };
+        for status in self.mapped.iter().rev() {
+            step(remove_mapped(reference, status, deadline))?;
         }
         for status in &self.loops {
-            self.detach_loop(reference, status, deadline)
-                .and_then(|()| point.map_or(Ok(()), fault::point))
-                .map_err(|error| (gone, error))?;
-            gone = gone.saturating_add(1);
+            step(self.detach_loop(reference, status, deadline))?;
         }
         Ok(())
     }

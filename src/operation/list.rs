@@ -16,6 +16,15 @@ pub struct Listed {
     pub health: Vec<Option<VerityHealth>>,
 }
 
+impl Listed {
+    /// An attachment that was just made. What the kernel does not tell of its devices is left out: they stand all the same.
+    #[must_use]
+    pub fn of_attached(record: Record) -> Self {
+        let health = record.devices.iter().map(|device| health_of(device).unwrap_or(None)).collect();
+        Self { record, health }
+    }
+}
+
 /// Every attachment of this machine, by reference.
 ///
 /// # Errors

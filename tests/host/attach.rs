@@ -400,7 +400,7 @@ fn panic_free<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 fn names_that_cannot_be_given_are_refused() {
     let sealed = Sealed::new();
     let long = "x".repeat(63);
-    let long_with_suffix = "x".repeat(58);
+    let long_with_suffix = "x".repeat(52);
     for name in [
         "image-part2",
         "image-root",
@@ -420,8 +420,8 @@ fn names_that_cannot_be_given_are_refused() {
     let odd = sealed.path().join("image-part2");
     fs::copy(sealed.image(), &odd).unwrap();
     assert!(fail(sealed.attach().arg(&odd), 2).contains("--loop-ref="));
-    // The longest name that fits: 62 bytes with '-part' and the number.
-    let fits = "x".repeat(56);
+    // The longest name that fits: 62 bytes with '-part', the number, and what the device below dm-verity has behind it.
+    let fits = "x".repeat(51);
     sealed.attached(&[&format!("--loop-ref={fits}")]);
 }
 

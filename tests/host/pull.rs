@@ -507,7 +507,7 @@ fn a_fault_at_any_step_leaves_nothing() {
         "pull:linked",
         "pull:immutable",
         "attach:record",
-        "attach:device-0",
+        "attach:loop-0",
         "attach:ready",
         "attach:announced",
         "attach:device-0-stands",

@@ -314,6 +314,7 @@ fn a_record_that_does_not_fit_makes_no_link() {
                 let other = record["devices"][0].clone();
                 record["devices"].as_array_mut().unwrap().push(other);
                 record["devices"][1]["reference"] = json!("under-test.raw-part9");
+                record["devices"][1]["loops"][0]["reference"] = json!("under-test.raw-part9");
             }),
         ),
     ];
