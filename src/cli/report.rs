@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::format::loop_reference::LoopReference;
+use crate::format::superblock::Recovery;
 use crate::format::verity::table::VerityHealth;
 use crate::image::assessment::{Assessed, Assessment};
 use crate::image::dissection::{Dissection, Layout, Partition, Standing, VeritySet};
@@ -182,12 +183,13 @@ fn plan_text(reference: &str, plan: &ActivationPlan) -> String {
         let file_system =
             device.file_system.map_or("no known file system", |file_system| file_system.as_str());
         text.push_str(&format!(
-            "  {}: {} of {}, {}, {file_system}, {}\n    links below /dev/disk/by-loop-ref: {links}\n",
+            "  {}: {} of {}, {}, {file_system}, {}{}\n    links below /dev/disk/by-loop-ref: {links}\n",
             device.designator,
             device.extent,
             human_size(plan.image_size.bytes()),
             device.protection.as_str(),
             access_text(device),
+            recovery_text(device),
         ));
         if let Some(verity) = &device.verity {
             text.push_str(&format!("    root hash {}\n", verity.set.root_hash));
@@ -211,6 +213,15 @@ const fn access_text(device: &PlannedDevice) -> &'static str {
     }
 }
 
+/// Whether a device's file system needs recovery, where that is known, and what follows.
+fn recovery_text(device: &PlannedDevice) -> &'static str {
+    match (device.recovery, device.read_only) {
+        (Recovery::Needed, true) => ", needs recovery: to be mounted without its log",
+        (Recovery::Needed, false) => ", needs recovery at its first mount",
+        (Recovery::NotNeeded | Recovery::Unknown, _) => "",
+    }
+}
+
 /// A plan, for programs.
 fn plan_json(reference: &str, plan: &ActivationPlan) -> Value {
     let devices: Vec<Value> = plan
@@ -224,6 +235,7 @@ fn plan_json(reference: &str, plan: &ActivationPlan) -> Value {
                 "size": device.extent.length().bytes(),
                 "read_only": device.read_only,
                 "growfs": device.growfs,
+                "recovery": device.recovery.as_str(),
                 "protection": device.protection.as_str(),
                 "file_system": device.file_system.map(|file_system| file_system.as_str()),
                 "root_hash": device.verity.as_ref().map(|verity| verity.set.root_hash.to_string()),

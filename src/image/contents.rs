@@ -3,8 +3,8 @@
 use crate::format::designator::{Designator, VerityRole};
 use crate::format::gpt::{GptError, TableSource};
 use crate::format::sparse::{SparseBytes, Window};
-use crate::format::superblock::Vfat;
 use crate::format::superblock::{FileSystem, ForeignKind, Superblock, SuperblockChecksum, SuperblockKind};
+use crate::format::superblock::{LogExamination, Recovery, Vfat, XfsLog};
 use crate::format::superblock::{Luks2Header, Luks2KeySlot, Luks2Metadata, LuksHeader};
 use crate::format::units::{ByteLength, Extent};
 
@@ -145,6 +145,35 @@ fn luks2_metadata(header: &Luks2Header, window: &Window<'_>) -> Result<Luks2Meta
     Luks2Metadata::parse_json(first.unwrap_or_default()).map_err(|error| error.to_string())
 }
 
+/// Looks into the log of every XFS that was chosen: only there stands whether it was unmounted. What has to be read first
+/// is the result.
+pub(super) fn examine_logs(dissection: &mut Dissection, bytes: &SparseBytes) -> Vec<Extent> {
+    let mut wanted = Vec::new();
+    let hashed: Vec<(Designator, Extent)> =
+        dissection.verity.iter().map(|set| (set.designator, set.data_extent)).collect();
+    for partition in &mut dissection.partitions {
+        let Standing::Chosen(designator) = partition.standing else {
+            continue;
+        };
+        let protected = hashed.iter().find(|(of, _)| *of == designator).map(|(_, extent)| *extent);
+        let area = protected.unwrap_or(partition.extent);
+        let window = Window::new(bytes, area);
+        let is_xfs = |superblock: &&mut Superblock| superblock.kind.file_system() == Some(FileSystem::Xfs);
+        for superblock in partition.superblocks.iter_mut().filter(is_xfs) {
+            match XfsLog::find(&window).map(|log| log.examine(&window)) {
+                None => {}
+                Some(LogExamination::Known(recovery)) => superblock.recovery = recovery,
+                Some(LogExamination::Wants(parts)) => wanted.extend(
+                    parts
+                        .into_iter()
+                        .filter_map(|part| area.part(ByteLength::new(part.start().bytes()), part.length())),
+                ),
+            }
+        }
+    }
+    wanted
+}
+
 /// Adds the findings about what lies in the partitions that were chosen, and notes about the others.
 pub(super) fn check(dissection: &mut Dissection, bytes: &SparseBytes) {
     let mut findings = Vec::new();
@@ -250,6 +279,14 @@ fn check_contents(
             Rule::SuperblockChecksum,
             "a superblock that fits its checksum",
             found.clone(),
+        ));
+    }
+    if superblock.recovery == Recovery::Needed {
+        let rule = if hashed.is_some() { Rule::VerifiedNeedsRecovery } else { Rule::NeedsRecovery };
+        findings.push(finding(
+            rule,
+            "a file system that was unmounted",
+            format!("{found} with a log to replay"),
         ));
     }
     let available = hashed.unwrap_or(partition.extent).length();

@@ -167,6 +167,12 @@ rules! {
     /// A superblock that contradicts its own checksum.
     SuperblockChecksum = "DDI0213", Error, "a superblock with a wrong checksum",
         "the image is damaged: download or build it again";
+    /// A verified file system that only writing could make right.
+    VerifiedNeedsRecovery = "DDI0214", Error, "a verified file system that needs recovery",
+        "unmount the file system (or run its fsck) before the hash tree is built: nobody can write to it afterwards";
+    /// A file system that was in use when it was copied.
+    NeedsRecovery = "DDI0215", Note, "a file system that needs recovery",
+        "unmount the file system before it is copied: read-only it is used without its log, as of some time before";
 
     /// A hash partition whose superblock is not acceptable.
     VeritySuperblockInvalid = "DDI0301", Error, "an unacceptable dm-verity superblock",

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::format::architecture::Architecture;
 use crate::format::designator::{Designator, VerityRole};
-use crate::format::superblock::{FileSystem, ForeignKind, SuperblockKind};
+use crate::format::superblock::{FileSystem, ForeignKind, Recovery, SuperblockKind};
 use crate::format::units::{ByteLength, Extent, PartitionNumber, SectorSize};
 use crate::trust::root_hash::AuthenticatedRootHash;
 
@@ -297,10 +297,34 @@ pub struct PlannedDevice {
     pub read_only: bool,
     /// Whether its file system is to be grown to the size of the partition before use. Never where it is read-only.
     pub growfs: bool,
+    /// Whether the file system needs recovery. Unknown of what is encrypted, too.
+    pub recovery: Recovery,
     /// How its contents are verified; `None` where nothing protects them.
     pub verity: Option<PlannedVerity>,
     /// Who signed it.
     pub signer: Option<String>,
+}
+
+impl PlannedDevice {
+    /// The option that a mount of this device must have, so that the kernel neither writes to it nor refuses it because
+    /// it may not: no replay of the log, where nothing is to be written. See [`mount_option_without_recovery`].
+    #[must_use]
+    pub fn mount_option(&self) -> Option<&'static str> {
+        self.file_system.filter(|_| self.read_only).and_then(mount_option_without_recovery)
+    }
+}
+
+/// The option by which a read-only mount of a file system leaves its log alone; `None` where it has none.
+///
+/// ext4, XFS and btrfs write to the device at a read-only mount as well, where the device lets them
+/// (Documentation/filesystems/ext4, xfs.rst, f2fs.rst; btrfs(5), 'rescue').
+#[must_use]
+pub const fn mount_option_without_recovery(file_system: FileSystem) -> Option<&'static str> {
+    match file_system {
+        FileSystem::Ext4 | FileSystem::F2fs | FileSystem::Xfs => Some("norecovery"),
+        FileSystem::Btrfs => Some("rescue=nologreplay"),
+        FileSystem::Erofs | FileSystem::Squashfs | FileSystem::Vfat => None,
+    }
 }
 
 /// What a device's contents are verified against.
@@ -381,6 +405,7 @@ fn plan_device(
         protection: assessed.protection,
         file_system: partition.file_system(),
         read_only,
+        recovery: partition.superblock().map_or(Recovery::Unknown, |superblock| superblock.recovery),
         growfs: !read_only && may_grow(partition, policy, designator),
         signer: assessed.signer().map(str::to_owned),
         verity: set.map(|set| PlannedVerity { set: set.clone(), authenticated: assessed.authenticated }),

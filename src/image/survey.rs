@@ -1,8 +1,9 @@
 //! Dissection as a state machine without I/O: says which bytes it needs, is fed with them, ends with a [`Dissection`].
 //!
 //! The same code so dissects a file, a body on its way through the network, and an image on a server that answers
-//! ranges. Each round asks for all that is known to be needed; five rounds are enough for any image: headers, tables,
-//! superblocks and signatures, LUKS metadata, superblocks of the areas that a hash tree covers.
+//! ranges. Each round asks for all that is known to be needed; five rounds are enough for most images: headers, tables,
+//! superblocks and signatures, LUKS metadata, superblocks of the areas that a hash tree covers. With an XFS there are up
+//! to six more, until the end of its log is found.
 
 use crate::format::architecture::Architecture;
 use crate::format::designator::{Designator, VerityRole};
@@ -213,6 +214,17 @@ impl Survey {
                 data.superblocks = superblock::probe(&Window::new(&self.bytes, set.data_extent));
             }
         }
+        self.finish_contents(dissection)
+    }
+
+    /// The last stage: logs, then the findings about contents.
+    fn finish_contents(&self, mut dissection: Dissection) -> Result<Progress, Malformed> {
+        // What is wanted of a log depends on what was read of it. It is bounded by itself, and not counted: that would
+        // depend on the order of reading.
+        let wanted = contents::examine_logs(&mut dissection, &self.bytes);
+        if let Some(wanted) = self.missing(wanted, &mut 0)? {
+            return Ok(wanted);
+        }
         contents::check(&mut dissection, &self.bytes);
         Ok(Progress::Done(Box::new(dissection)))
     }
@@ -259,8 +271,7 @@ impl Survey {
             verity: Vec::new(),
         };
         dissection.findings.extend(pairing::without_table(&self.options));
-        contents::check(&mut dissection, &self.bytes);
-        Ok(Progress::Done(Box::new(dissection)))
+        self.finish_contents(dissection)
     }
 
     /// Those of `extents` that have not been fed, within the image; `None` where there are none.

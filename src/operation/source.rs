@@ -14,8 +14,8 @@ use crate::kernel;
 use super::cancel::Cancel;
 use super::error::{OperationError, image_name};
 
-/// Rounds of reading that a survey may ask for; it needs five.
-const MAXIMUM_ROUNDS: usize = 8;
+/// Rounds of reading that a survey may ask for; it needs eleven.
+const MAXIMUM_ROUNDS: usize = 12;
 
 /// Something that bytes of an image can be read from.
 pub trait ImageSource: Sync {

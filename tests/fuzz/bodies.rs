@@ -15,7 +15,9 @@ use ddictl::format::label::{PartitionLabel, compare_versions};
 use ddictl::format::loop_reference::LoopReference;
 use ddictl::format::root_hash::RootHash;
 use ddictl::format::sparse::{SparseBytes, Window};
-use ddictl::format::superblock::{self, Luks2Metadata, LuksHeader, SuperblockKind, Vfat};
+use ddictl::format::superblock::{
+    self, FileSystem, LogExamination, Luks2Metadata, LuksHeader, SuperblockKind, Vfat, XfsLog,
+};
 use ddictl::format::units::{ByteLength, ByteOffset, Extent, PartitionNumber, SectorSize};
 use ddictl::format::verity::table::{VerityHealth, VerityTable};
 use ddictl::format::verity::{HashTreeGeometry, VeritySuperblock};
@@ -93,6 +95,22 @@ pub fn gpt(input: &[u8]) {
     }
 }
 
+/// The log of an XFS: read as it asks for, in a bounded number of rounds and bytes, within the partition.
+fn xfs_log(length: ByteLength, bytes: &mut SparseBytes, read: impl Fn(Extent) -> Vec<u8>) {
+    let whole = Extent::from_beginning(length);
+    let Some(log) = XfsLog::find(&Window::new(bytes, whole)) else { return };
+    for _ in 0..7 {
+        let LogExamination::Wants(wanted) = log.examine(&Window::new(bytes, whole)) else { return };
+        assert!(!wanted.is_empty());
+        for part in wanted {
+            assert!(whole.contains(part) && bytes.get(part).is_none(), "{part}");
+            bytes.insert(part.start(), &read(part));
+        }
+        assert!(bytes.held().bytes() <= (512 << 10) + 8192, "{log:?}");
+    }
+    panic!("no end: {log:?}");
+}
+
 /// A partition: twice its length, then pieces of it, each with its place and length. What no piece has is zero.
 pub fn superblocks(input: &[u8]) {
     let mut input = Input::new(input);
@@ -136,6 +154,9 @@ pub fn superblocks(input: &[u8]) {
     let _ = Vfat::parse(&window).map(|vfat| (vfat.fat_type(), vfat.clusters(), vfat.length()));
     for superblock in &found {
         let name = superblock.kind.to_string();
+        if superblock.kind.file_system() == Some(FileSystem::Xfs) {
+            xfs_log(length, &mut alone.clone(), read);
+        }
         assert!(is_one_line(&name) && !name.is_empty());
         let SuperblockKind::Luks(LuksHeader::Luks2(header)) = &superblock.kind else { continue };
         assert!(header.header_size.bytes().checked_mul(2).is_some_and(|both| both <= length.bytes()));

@@ -85,17 +85,24 @@ def number(value, size):
     return value.to_bytes(size, "little")
 
 
-def fixtures():
-    """Name, length, and (offset, bytes) of every superblock fixture, neighbouring rows joined."""
-    directory = os.path.join(TESTS, "data", "superblocks")
+def fixtures(directory):
+    """Name, length, and (offset, bytes) of every fixture in a directory of tests/data, neighbouring rows joined."""
+    directory = os.path.join(TESTS, "data", directory)
     for name in sorted(os.listdir(directory)):
         if not name.endswith(".sparse"):
             continue
         lines = read(directory, name).decode().splitlines()
         rows = []
         for line in lines[2:]:
-            offset, text = line.split()
-            offset, data = int(offset), bytes.fromhex(text)
+            words = line.split()
+            count = int(words.pop(2)) if words[0] == "each" else 1
+            if words[0] == "each":
+                del words[0]
+                if count > 64:
+                    continue
+                rows.extend((int(words[0]) + block * 512, bytearray.fromhex(words[1])) for block in range(count))
+                continue
+            offset, data = int(words[0]), bytes.fromhex(words[1])
             if rows and rows[-1][0] + len(rows[-1][1]) == offset and len(rows[-1][1]) < 4096:
                 rows[-1][1].extend(data)
             else:
@@ -126,7 +133,11 @@ def gpt_image(sector):
 
 
 def seeds():
-    for name, length, rows in fixtures():
+    for name, length, rows in fixtures("recovery"):
+        if len(rows) < 200:
+            pieces = b"".join(number(at, 6) + number(len(data), 2) + data for at, data in rows)
+            seed("superblocks", f"used-{name}", number(2 * length, 8) + pieces)
+    for name, length, rows in fixtures("superblocks"):
         pieces = b"".join(number(at, 6) + number(len(data), 2) + data for at, data in rows if at < 69700 or at > length - 8192)
         if len(pieces) < 9000:
             seed("superblocks", name, number(2 * length, 8) + pieces)
@@ -137,7 +148,7 @@ def seeds():
     seed("gpt", "cut-off", bytes([0x1D]) + gpt_image(512)[:-512])
     seed("gpt", "far-apart", bytes([2]) + number(1 << 40, 6) + gpt_image(512))
 
-    verity = next(rows for name, _, rows in fixtures() if name == "verity")
+    verity = next(rows for name, _, rows in fixtures("superblocks") if name == "verity")
     superblock = bytearray(512)
     for at, data in verity:
         if at < 512:

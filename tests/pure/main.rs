@@ -19,10 +19,14 @@ mod judge;
 mod keys;
 mod layering;
 mod policy_holes;
+mod recovery;
 mod refusals;
 mod runner;
 mod setup;
 mod udev_rules;
+#[allow(dead_code, reason = "the unit tests use the rest")]
+#[path = "../support/used_images.rs"]
+mod used_images;
 mod writability;
 
 use fuzz_corpora::bodies::gpt_builder;

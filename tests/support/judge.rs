@@ -20,7 +20,7 @@ use crate::ddi_builder::native;
 use crate::keys::Pair;
 
 /// Rounds of reading that a survey may ask for.
-const MAXIMUM_ROUNDS: usize = 8;
+const MAXIMUM_ROUNDS: usize = 12;
 
 /// Whom a test trusts, and for which root hash it asks.
 #[derive(Debug)]

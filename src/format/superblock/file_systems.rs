@@ -4,7 +4,8 @@ use crate::format::sparse::Window;
 use crate::format::units::ByteLength;
 
 use super::{
-    FileSystem, ForeignKind, Numbers, Superblock, SuperblockChecksum, SuperblockKind, blocks, crc32c,
+    FileSystem, ForeignKind, Numbers, Recovery, Superblock, SuperblockChecksum, SuperblockKind, blocks,
+    crc32c,
 };
 
 /// All of these file systems that are there.
@@ -15,7 +16,7 @@ pub(super) fn probe(window: &Window<'_>) -> impl Iterator<Item = Superblock> {
 }
 
 fn file_system(file_system: FileSystem, size: ByteLength, checksum: SuperblockChecksum) -> Superblock {
-    Superblock { kind: SuperblockKind::FileSystem(file_system), size: Some(size), checksum }
+    Superblock { checksum, ..Superblock::unchecked(SuperblockKind::FileSystem(file_system), Some(size)) }
 }
 
 fn verdict(valid: bool) -> SuperblockChecksum {
@@ -81,6 +82,7 @@ const XFS_CHECKSUM: usize = 224;
 /// ext2, ext3, ext4 and their external journals (Documentation/filesystems/ext4/super.rst): at 1024.
 fn ext(window: &Window<'_>) -> Option<Superblock> {
     const COMPATIBLE_JOURNAL: u32 = 0x4;
+    const INCOMPATIBLE_RECOVER: u32 = 0x4;
     const INCOMPATIBLE_JOURNAL_DEVICE: u32 = 0x8;
     const INCOMPATIBLE_64BIT: u32 = 0x80;
     /// File types in directories, a journal to replay, metablock groups: all that ext3 knows.
@@ -89,6 +91,7 @@ fn ext(window: &Window<'_>) -> Option<Superblock> {
     const READ_ONLY_METADATA_CHECKSUM: u32 = 0x400;
     /// Sparse superblocks, large files, directory trees: all that ext3 knows.
     const READ_ONLY_EXT3: u32 = 0x1 | 0x2 | 0x4;
+    const READ_ONLY_ORPHANS_PRESENT: u32 = 0x1_0000;
     const AT: u64 = 1024;
 
     if window.array(AT.saturating_add(56))? != [0x53, 0xef] {
@@ -111,11 +114,8 @@ fn ext(window: &Window<'_>) -> Option<Superblock> {
         verdict(crc32c::update(!0, window.get(AT, 0x3fc)?) == le32(0x3fc)?)
     };
     if incompatible & INCOMPATIBLE_JOURNAL_DEVICE != 0 {
-        return Some(Superblock {
-            kind: SuperblockKind::Foreign(ForeignKind::Journal),
-            size: Some(size),
-            checksum,
-        });
+        let kind = SuperblockKind::Foreign(ForeignKind::Journal);
+        return Some(Superblock { checksum, ..Superblock::unchecked(kind, Some(size)) });
     }
     // A file system has inodes and groups, and each bitmap of a group is one block; with clusters, of one bit each.
     let bits = block_size.saturating_mul(8);
@@ -134,7 +134,15 @@ fn ext(window: &Window<'_>) -> Option<Superblock> {
     } else {
         SuperblockKind::Foreign(ForeignKind::Ext2)
     };
-    Some(Superblock { kind, size: Some(size), checksum })
+    // A read-only mount replays the journal and deletes the files that were open when they were deleted, where it may
+    // write; where it may not, it fails or leaves them (fs/ext4/super.c, fs/ext4/orphan.c).
+    let orphans = le32(0xe8)? != 0 || read_only & READ_ONLY_ORPHANS_PRESENT != 0;
+    let recovery = if incompatible & INCOMPATIBLE_RECOVER != 0 || orphans {
+        Recovery::Needed
+    } else {
+        Recovery::NotNeeded
+    };
+    Some(Superblock { kind, size: Some(size), checksum, recovery })
 }
 
 /// EROFS (Documentation/filesystems/erofs.rst, fs/erofs/erofs_fs.h): at 1024.
@@ -212,5 +220,9 @@ fn btrfs(window: &Window<'_>) -> Option<Superblock> {
         && (sector_size..=65536).contains(&node_size)
         && total_bytes > 0
         && devices > 0;
-    sane.then(|| file_system(FileSystem::Btrfs, ByteLength::new(total_bytes), SuperblockChecksum::Unchecked))
+    // A tree of what was synced since the last commit, which every mount replays (fs/btrfs/disk-io.c, `open_ctree`).
+    let log_root = window.le64(at(96))?;
+    let recovery = if log_root == 0 { Recovery::NotNeeded } else { Recovery::Needed };
+    let kind = SuperblockKind::FileSystem(FileSystem::Btrfs);
+    sane.then(|| Superblock { recovery, ..Superblock::unchecked(kind, Some(ByteLength::new(total_bytes))) })
 }

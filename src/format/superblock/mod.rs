@@ -16,11 +16,13 @@ mod file_systems;
 mod foreign;
 mod luks;
 mod vfat;
+mod xfs_log;
 
 pub use luks::{
     KeyDerivation, Luks1Header, Luks2Header, Luks2KeySlot, Luks2Metadata, Luks2Segment, LuksError, LuksHeader,
 };
 pub use vfat::{FatType, Vfat, VfatError};
+pub use xfs_log::{LogExamination, XfsLog};
 
 /// A file system that image policies know (systemd.image-policy(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -224,6 +226,30 @@ pub enum SuperblockChecksum {
     Valid,
 }
 
+/// Whether a file system must be repaired from its own log before its contents are right. The kernel does that at every
+/// mount, a read-only one as well, and refuses to mount where it may not write to the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Recovery {
+    /// It was unmounted, or has no log.
+    NotNeeded,
+    /// It was in use when it was copied, or the machine crashed.
+    Needed,
+    /// The superblock does not say.
+    Unknown,
+}
+
+impl Recovery {
+    /// The word that JSON has for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotNeeded => "not-needed",
+            Self::Needed => "needed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// A superblock that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superblock {
@@ -234,12 +260,23 @@ pub struct Superblock {
     pub size: Option<ByteLength>,
     /// Whether it is intact.
     pub checksum: SuperblockChecksum,
+    /// Whether the file system needs recovery, as far as a probe can tell: of XFS it cannot, see [`XfsLog`].
+    pub recovery: Recovery,
 }
 
 impl Superblock {
-    /// A superblock without checksum.
+    /// A superblock without checksum, of something that has no log or does not say whether it is clean.
     const fn unchecked(kind: SuperblockKind, size: Option<ByteLength>) -> Self {
-        Self { kind, size, checksum: SuperblockChecksum::Unchecked }
+        let recovery = match kind {
+            SuperblockKind::FileSystem(FileSystem::Erofs | FileSystem::Squashfs | FileSystem::Vfat)
+            | SuperblockKind::Swap
+            | SuperblockKind::VerityHash => Recovery::NotNeeded,
+            SuperblockKind::FileSystem(_)
+            | SuperblockKind::Foreign(_)
+            | SuperblockKind::Luks(_)
+            | SuperblockKind::MalformedLuks(_) => Recovery::Unknown,
+        };
+        Self { kind, size, checksum: SuperblockChecksum::Unchecked, recovery }
     }
 }
 
@@ -344,4 +381,9 @@ impl Numbers for Window<'_> {
 }
 
 #[cfg(test)]
+mod recovery_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[path = "../../../tests/support/used_images.rs"]
+mod used_images;

@@ -71,6 +71,7 @@ const ELSEWHERE: &[(Rule, &str)] = &[
         Rule::WritableOverlap,
         "no table gets that far: a_writable_device_over_foreign_bytes_is_refused_by_name",
     ),
+    (Rule::VerifiedNeedsRecovery, "needs one that was in use: pure::recovery"),
     (Rule::ImageTooShort, "bytes that are wanted and never come: bytes_that_never_come_are_a_refusal"),
     (Rule::ForeignArchitecture, "depends on the machine: a_root_for_another_machine_is_refused"),
     (Rule::ExposedUnauthenticated, "needs a loosened preset: a_looser_text_does_not_loosen_verified_boot"),
