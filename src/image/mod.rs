@@ -11,6 +11,7 @@ pub mod plan;
 pub mod policy;
 pub mod presets;
 pub mod survey;
+pub mod whole_disk;
 
 #[cfg(test)]
 mod tests;

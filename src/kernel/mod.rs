@@ -17,6 +17,7 @@ pub mod keyring;
 pub mod loop_device;
 pub mod memory;
 pub mod mount;
+pub mod partition;
 pub mod placed_file;
 pub mod process;
 pub mod raw;

@@ -27,3 +27,4 @@ pub mod trust_store;
 pub mod verified_image;
 pub mod verify;
 pub mod verify_image;
+pub mod whole_disk;

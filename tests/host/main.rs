@@ -27,6 +27,7 @@ mod rules_syntax;
 mod seal;
 mod self_test;
 mod udev_links;
+mod whole_disk;
 
 fn main() -> ExitCode {
     harness::run(
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
             faults::TESTS,
             pull::TESTS,
             pull_directory::TESTS,
+            whole_disk::TESTS,
         ]
         .concat(),
     )

@@ -27,6 +27,7 @@ mod udev_rules;
 #[allow(dead_code, reason = "the unit tests use the rest")]
 #[path = "../support/used_images.rs"]
 mod used_images;
+mod whole_disk;
 mod writability;
 
 use fuzz_corpora::bodies::gpt_builder;

@@ -8,6 +8,7 @@ pub mod device_mapper;
 pub mod inode_flags;
 pub mod keyring;
 pub mod loop_control;
+pub mod partition;
 
 use nix::errno::Errno;
 
