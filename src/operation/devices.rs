@@ -13,6 +13,7 @@ use crate::kernel::loop_device::{self, DetachError, LoopDevice, LoopStatus};
 use super::error::OperationError;
 use super::fault;
 use super::record::{Record, RecordedDevice};
+use super::whole_disk::release_partitions_of;
 
 /// How long the kernel may take to let a device go that udev is looking at.
 pub(super) const UNBIND_DEADLINE: Duration = Duration::from_secs(10);
@@ -215,6 +216,7 @@ impl BoundDevices {
         deadline: Instant,
     ) -> Result<(), OperationError> {
         let number = status.number;
+        release_partitions_of(status)?;
         let detached = match status.autoclear && !self.mapped.is_empty() {
             true => loop_device::wait_until_gone(number, &status.identity(), deadline),
             false => loop_device::detach(number, &status.identity(), deadline),

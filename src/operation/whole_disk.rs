@@ -4,19 +4,20 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use crate::format::loop_reference::LoopReference;
-use crate::format::units::{Extent, PartitionNumber};
+use crate::format::units::Extent;
 use crate::image::plan::Access;
 use crate::image::presets::RequestedPolicy;
 use crate::image::survey::SurveyOptions;
 use crate::image::whole_disk::{WholeDiskPlan, allows_whole_disk};
-use crate::kernel::loop_device::{LoopDevice, LoopRequest};
+use crate::kernel::loop_device::{LoopDevice, LoopRequest, LoopStatus};
 use crate::kernel::partition::{self, Partition, PartitionError};
 
+use super::activate::{Attached, Reservation};
 use super::attach::default_reference;
 use super::cancel::Cancel;
+use super::detach::reap;
 use super::error::OperationError;
 use super::examine::native_architecture;
-use super::fault;
 use super::observer::Observer;
 use super::source::{ImageFile, survey};
 
@@ -33,7 +34,7 @@ pub struct WholeDiskRequest {
     pub access: Access,
 }
 
-/// What [`hold_whole_disk`] would make.
+/// What [`attach_whole_disk`] would make.
 ///
 /// # Errors
 /// [`OperationError::Usage`] where the policy does not allow it or the name cannot be a reference,
@@ -70,117 +71,99 @@ fn open_and_plan(
     Ok((reference, image, plan))
 }
 
-/// Makes a disk of an image, with its partitions.
+/// An image that is to become a disk.
+#[derive(Debug)]
+pub struct PlannedWholeDisk {
+    image: ImageFile,
+    plan: WholeDiskPlan,
+    policy: String,
+}
+
+impl PlannedWholeDisk {
+    /// The image.
+    #[must_use]
+    pub const fn image(&self) -> &ImageFile {
+        &self.image
+    }
+
+    /// What is to be made of it.
+    #[must_use]
+    pub const fn plan(&self) -> &WholeDiskPlan {
+        &self.plan
+    }
+
+    /// The policy that allowed it.
+    #[must_use]
+    pub fn policy(&self) -> String {
+        self.policy.clone()
+    }
+
+    /// Makes the disk, without partitions. It goes with its descriptor.
+    pub(super) fn make_disk(&self, reference: &LoopReference) -> Result<LoopDevice, OperationError> {
+        let writable = match self.plan.read_only {
+            Some(_) => None,
+            None => Some(self.image.reopen_for_writing()?),
+        };
+        let request = LoopRequest {
+            backing: writable.as_ref().unwrap_or_else(|| self.image.file()).as_fd(),
+            extent: Some(self.plan.extent),
+            block_size: self.plan.sector_size,
+            read_only: self.plan.read_only.is_some(),
+            reference: reference.as_str(),
+        };
+        LoopDevice::configure(&request).map_err(|source| {
+            OperationError::system("attaching a loop device for", reference.as_str(), source)
+        })
+    }
+}
+
+/// Makes the partitions of a plan.
+pub(super) fn make_partitions(
+    disk: &LoopDevice,
+    plan: &WholeDiskPlan,
+) -> Result<Vec<Partition>, OperationError> {
+    let wanted: Vec<(u32, Extent)> =
+        plan.partitions.iter().map(|(number, extent)| (number.get(), *extent)).collect();
+    partition::replace_all(disk.fd(), disk.device_number(), &wanted)
+        .map_err(|error| partition_error("partitioning", disk, error))
+}
+
+/// Attaches an image as one disk with the partitions of its table. Nothing of it is verified.
 ///
 /// # Errors
-/// As [`plan_whole_disk`] and [`HeldWholeDisk::make`].
-pub fn hold_whole_disk(
+/// As [`plan_whole_disk`]; [`OperationError::State`] where the name is taken or a partition of an earlier use is in use,
+/// [`OperationError::System`] where the kernel refuses. Nothing is left behind then.
+pub fn attach_whole_disk(
     request: &WholeDiskRequest,
     observer: &dyn Observer,
     cancel: &Cancel,
-) -> Result<HeldWholeDisk, OperationError> {
+) -> Result<Attached, OperationError> {
     let (reference, image, plan) = open_and_plan(request, cancel)?;
-    HeldWholeDisk::make(request, &image, &reference, &plan, observer, cancel)
+    reap(observer)?;
+    let image_path = request.image.display();
+    observer.warning(&format!("nothing of '{image_path}' is verified: every byte of it is shown as it is"));
+    if let (Access::ReadWrite, Some(why)) = (request.access, &plan.read_only) {
+        observer.note(&format!("the disk is read-only: {why}"));
+    }
+    let source = std::fs::canonicalize(&request.image)
+        .map_err(|source| OperationError::system("resolving", &request.image, source))?
+        .display()
+        .to_string();
+    let policy = request.policy.as_ref().map(ToString::to_string).unwrap_or_default();
+    let planned = PlannedWholeDisk { image, plan, policy };
+    Reservation::make(&reference, &source)?
+        .activate_whole_disk(&planned, &source, observer, cancel)?
+        .make_permanent(cancel)
 }
 
-/// A whole disk that this process holds: without its partitions when this is dropped, and gone with the last descriptor,
-/// unless it was made permanent.
-#[derive(Debug)]
-#[must_use = "undo it, or make it permanent"]
-pub struct HeldWholeDisk {
-    device: LoopDevice,
-    partitions: Vec<Partition>,
-    kept: bool,
-}
-
-impl HeldWholeDisk {
-    /// Makes the disk and its partitions.
-    ///
-    /// # Errors
-    /// [`OperationError::State`] where a partition of an earlier use is in use, [`OperationError::System`] where the kernel
-    /// refuses; nothing is left behind then.
-    pub fn make(
-        request: &WholeDiskRequest,
-        image: &ImageFile,
-        reference: &LoopReference,
-        plan: &WholeDiskPlan,
-        observer: &dyn Observer,
-        cancel: &Cancel,
-    ) -> Result<Self, OperationError> {
-        observer.warning(&format!(
-            "nothing of '{}' is verified: every byte of it is shown as it is",
-            request.image.display()
-        ));
-        if let (Access::ReadWrite, Some(why)) = (request.access, &plan.read_only) {
-            observer.note(&format!("the disk is read-only: {why}"));
-        }
-        let writable = match plan.read_only {
-            Some(_) => None,
-            None => Some(image.reopen_for_writing()?),
-        };
-        let loop_request = LoopRequest {
-            backing: writable.as_ref().unwrap_or_else(|| image.file()).as_fd(),
-            extent: Some(plan.extent),
-            block_size: plan.sector_size,
-            read_only: plan.read_only.is_some(),
-            reference: reference.as_str(),
-        };
-        let device = LoopDevice::configure(&loop_request).map_err(|source| {
-            OperationError::system("attaching a loop device for", reference.as_str(), source)
-        })?;
-        // From here on, dropping takes back what there is.
-        let mut held = Self { device, partitions: Vec::new(), kept: false };
-        fault::point("whole-disk:device")?;
-        cancel.check()?;
-        let wanted: Vec<(u32, Extent)> =
-            plan.partitions.iter().map(|(number, extent)| (PartitionNumber::get(*number), *extent)).collect();
-        held.partitions = partition::replace_all(held.device.fd(), held.device.device_number(), &wanted)
-            .map_err(|error| partition_error("partitioning", &held.device, error))?;
-        fault::point("whole-disk:partitions")?;
-        Ok(held)
-    }
-
-    /// The disk.
-    #[must_use]
-    pub const fn device(&self) -> &LoopDevice {
-        &self.device
-    }
-
-    /// Its partitions, by number, as the kernel shows them.
-    #[must_use]
-    pub fn partitions(&self) -> &[Partition] {
-        &self.partitions
-    }
-
-    /// Lets disk and partitions outlive this process.
-    ///
-    /// # Errors
-    /// [`OperationError::System`] where the kernel refuses; nothing is left behind then.
-    pub fn make_permanent(mut self) -> Result<(), OperationError> {
-        self.device
-            .make_permanent()
-            .map_err(|source| OperationError::system("making permanent", self.device.path(), source))?;
-        self.kept = true;
-        Ok(())
-    }
-
-    /// Takes the partitions back; the disk goes with its last descriptor.
-    ///
-    /// # Errors
-    /// [`OperationError::State`] where one is in use.
-    pub fn undo(mut self) -> Result<(), OperationError> {
-        self.kept = true;
-        release_partitions(&self.device)
-    }
-}
-
-impl Drop for HeldWholeDisk {
-    /// A partition would outlive the binding of the loop device, and show bytes of the next one.
-    fn drop(&mut self) {
-        if !self.kept {
-            // Whoever can tell of a failure calls `undo`.
-            let _ = release_partitions(&self.device);
-        }
+/// Deletes the partitions of a loop device that is about to be detached, if it is still the one that was looked at.
+pub(super) fn release_partitions_of(status: &LoopStatus) -> Result<(), OperationError> {
+    let path = format!("/dev/loop{}", status.number);
+    let opened = LoopDevice::open_existing(status.number)
+        .map_err(|source| OperationError::system("opening", &path, source))?;
+    match opened.filter(|device| device.disk_sequence() == status.disk_sequence) {
+        Some(device) => release_partitions(&device),
+        None => Ok(()),
     }
 }
 

@@ -9,12 +9,15 @@ use ddictl::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
 use ddictl::image::plan::Access;
 use ddictl::image::policy::ImagePolicy;
 use ddictl::image::presets::RequestedPolicy;
+use ddictl::kernel::device_number::DeviceNumber;
 use ddictl::kernel::loop_device::{LoopDevice, LoopRequest};
 use ddictl::kernel::partition::{self, Partition, PartitionError};
 use ddictl::operation::cancel::Cancel;
+use ddictl::operation::detach::{Detachment, detach};
 use ddictl::operation::error::OperationError;
 use ddictl::operation::observer::Silent;
-use ddictl::operation::whole_disk::{HeldWholeDisk, WholeDiskRequest, hold_whole_disk, release_partitions};
+use ddictl::operation::record::Record;
+use ddictl::operation::whole_disk::{WholeDiskRequest, attach_whole_disk, release_partitions};
 
 use crate::gpt_builder::{BuiltImage, GptBuilder};
 use crate::harness::{HostTest, Need};
@@ -34,9 +37,9 @@ pub(crate) const TESTS: &[HostTest] = &[
         run: a_read_only_image_cannot_be_written,
     },
     HostTest {
-        name: "whole_disk::nothing_is_left_when_it_is_dropped",
+        name: "whole_disk::nothing_is_left_when_it_is_detached",
         needs: LOOP,
-        run: nothing_is_left_when_it_is_dropped,
+        run: nothing_is_left_when_it_is_detached,
     },
     HostTest {
         name: "whole_disk::leftover_partitions_of_an_earlier_image_go",
@@ -82,14 +85,47 @@ fn written(directory: &Path, image: &BuiltImage) -> PathBuf {
 fn request(path: &Path, access: Access) -> WholeDiskRequest {
     WholeDiskRequest {
         image: path.to_owned(),
-        reference: Some("whole-disk-test".parse().unwrap()),
+        reference: Some(NAME.parse().unwrap()),
         policy: Some(RequestedPolicy::as_written(ImagePolicy::allow())),
         access,
     }
 }
 
-fn hold(path: &Path, access: Access) -> Result<HeldWholeDisk, OperationError> {
-    hold_whole_disk(&request(path, access), &Silent, &Cancel::never())
+/// The name of the attachment of every test.
+const NAME: &str = "whole-disk-test";
+
+struct Held(Record);
+
+impl Held {
+    fn number(&self) -> DeviceNumber {
+        self.0.devices[0].device.as_ref().unwrap().parse().unwrap()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.devices[0].path.clone().unwrap()
+    }
+
+    /// The partitions that sysfs shows, which are those of the record.
+    fn partitions(&self) -> Vec<Partition> {
+        let shown = partition::list(self.number()).unwrap();
+        let recorded = &self.0.whole_disk.as_ref().unwrap().partitions;
+        let of_record = recorded.iter().map(|part| (part.number, part.offset, part.size, part.path.clone()));
+        let place = |part: &Partition| (part.extent.start().bytes(), part.extent.length().bytes());
+        let of_kernel =
+            shown.iter().map(|part| (part.number, place(part).0, place(part).1, part.path.clone()));
+        assert!(of_record.eq(of_kernel), "{recorded:?} and {shown:?}");
+        shown
+    }
+
+    fn undo(self) -> Result<(), OperationError> {
+        assert_eq!(detach(NAME)?, Detachment::Detached(NAME.to_owned()));
+        assert_eq!(partition::list(self.number()).unwrap_or_default(), []);
+        Ok(())
+    }
+}
+
+fn hold(path: &Path, access: Access) -> Result<Held, OperationError> {
+    attach_whole_disk(&request(path, access), &Silent, &Cancel::never()).map(|made| Held(made.record))
 }
 
 fn index(offset: u64) -> usize {
@@ -145,7 +181,7 @@ fn a_read_only_image_cannot_be_written() {
     for (path, access) in [(&path, Access::ReadWrite), (&plain, Access::ReadOnly)] {
         let before = fs::read(path).unwrap();
         let held = hold(path, access).unwrap();
-        let disk = held.device().path();
+        let disk = held.path();
         for node in [&disk, &held.partitions()[0].path] {
             let refused =
                 File::options().write(true).open(node).and_then(|file| file.write_all_at(&[9; 512], 0));
@@ -156,13 +192,12 @@ fn a_read_only_image_cannot_be_written() {
     }
 }
 
-fn nothing_is_left_when_it_is_dropped() {
+fn nothing_is_left_when_it_is_detached() {
     let directory = tempfile::tempdir().unwrap();
     let path = written(directory.path(), &image(512));
     let held = hold(&path, Access::ReadOnly).unwrap();
-    let (device, nodes) = (held.device().device_number(), held.partitions().to_vec());
-    drop(held);
-    assert_eq!(partition::list(device).unwrap(), []);
+    let nodes = held.partitions();
+    held.undo().unwrap();
     for partition in nodes {
         assert!(fs::symlink_metadata(&partition.path).is_err(), "{}", partition.path.display());
     }
@@ -196,7 +231,7 @@ fn leftover_partitions_of_an_earlier_image_go() {
     let directory = tempfile::tempdir().unwrap();
     let path = written(directory.path(), &image(512));
     let held = hold(&path, Access::ReadOnly).unwrap();
-    assert_eq!(held.device().number(), number, "the number that is free is taken");
+    assert_eq!(held.path(), PathBuf::from(format!("/dev/loop{number}")), "the number that is free is taken");
     let numbers: Vec<u32> = held.partitions().iter().map(|partition| partition.number).collect();
     assert_eq!(numbers, [1, 2, 3]);
     held.undo().unwrap();
@@ -217,15 +252,15 @@ fn a_partition_in_use_is_an_error_that_names_it() {
     let path = written(directory.path(), &image(512));
     let held = hold(&path, Access::ReadOnly).unwrap();
     let user = node(&held.partitions()[1]);
-    let error = release_partitions(held.device()).unwrap_err();
+    let error = detach(NAME).unwrap_err();
     let said = error.with_causes();
     assert!(matches!(error, OperationError::State { .. }), "{said}");
-    assert!(said.contains("partition 2") && said.contains("is in use"), "{said}");
+    assert!(said.contains("in use"), "{said}");
 
-    let device = held.device();
-    let again = partition::replace_all(device.fd(), device.device_number(), &[(1, extent(512, 512))]);
+    let disk = File::open(held.path()).unwrap();
+    let again = partition::replace_all(disk.as_fd(), held.number(), &[(1, extent(512, 512))]);
     assert!(matches!(again, Err(PartitionError::InUse { number: 2, .. })), "{again:?}");
-    drop(user);
+    drop((user, disk));
     held.undo().unwrap();
 }
 

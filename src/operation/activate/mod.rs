@@ -7,6 +7,7 @@
 mod links;
 mod making;
 mod names;
+mod whole_disk;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ use super::record::{
     FileIdentity, ImageIdentity, MapperTarget, Placed, Record, RecordStore, RecordedDevice, RecordedLoop,
     RecordedMapper, RecordedMount, State,
 };
+use super::whole_disk::release_partitions;
 
 pub(super) use links::{LINK_DIRECTORY, remove_runtime_rules, wait_for_udev, write_runtime_rules};
 pub use names::device_references;
@@ -187,6 +189,9 @@ impl Reservation {
         }
         failures.extend(remove_runtime_rules(&self.record.reference).err());
         let numbers: Vec<DeviceNumber> = self.devices.iter().flat_map(HeldDevice::numbers).collect();
+        // A partition would outlive the binding of its loop device.
+        let loops = self.devices.iter().flat_map(HeldDevice::loops);
+        failures.extend(loops.filter_map(|device| release_partitions(device).err()));
         let bound = BoundDevices::held(&self.devices);
         // Our descriptors would keep the devices, so they go first; with the tether that is all.
         self.devices.clear();

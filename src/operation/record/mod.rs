@@ -48,6 +48,31 @@ pub struct Record {
     /// alone hold the devices.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<RecordedMount>,
+    /// For an image that is attached as one disk, of which nothing is verified: its partitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole_disk: Option<WholeDisk>,
+}
+
+/// What an image that is attached as one disk has beside the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WholeDisk {
+    /// The partitions as they were made; empty until then.
+    pub partitions: Vec<RecordedPartition>,
+}
+
+/// A partition of an image that is attached as one disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedPartition {
+    /// Its number in the table.
+    pub number: u32,
+    /// The device node.
+    pub path: PathBuf,
+    /// The device number as `MAJOR:MINOR`.
+    pub device: String,
+    /// Where on the disk it begins, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub size: u64,
 }
 
 /// Whether the devices of a record may be used.
@@ -246,6 +271,7 @@ impl Record {
             placed: None,
             devices: Vec::new(),
             mounts: Vec::new(),
+            whole_disk: None,
         })
     }
 
