@@ -8,13 +8,16 @@
 #![allow(dead_code, reason = "not every set of tests uses all of it")]
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::fs::DirEntry;
 use std::fs::File;
 use std::panic;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::ExitCode;
+use std::process::Stdio;
 use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
@@ -30,6 +33,9 @@ const REQUIRE_ALL: &str = "DDICTL_REQUIRE_ALL";
 
 /// The environment variable that is set in a guest, to what its kernel is.
 const GUEST: &str = "DDICTL_GUEST";
+
+/// The environment variable that is set in a guest, to the directory of its kernel and modules.
+const GUEST_KERNEL: &str = "DDICTL_GUEST_KERNEL";
 
 /// The environment variable that says why this machine has no guests.
 const NO_GUEST: &str = "DDICTL_NO_GUEST";
@@ -175,6 +181,13 @@ pub(crate) fn in_unstable_tree(directory: &Path, program: &str) -> Command {
     command
 }
 
+/// A command of the tree of Debian unstable as if it were installed in this guest, see `tests/guest/in-tree`.
+pub(crate) fn of_unstable_tree(program: &str) -> Command {
+    let mut command = Command::new(in_source_tree("tests/guest/in-tree"));
+    command.arg(unstable_tree().unwrap()).arg(program);
+    command
+}
+
 /// Where a program lies.
 fn tool(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -210,6 +223,9 @@ pub(crate) fn perform(test: HostTest) -> Result<Completion, Failed> {
     let before = MachineState::now();
     let outcome = panic::catch_unwind(test.run);
     let left = before.difference_once_settled();
+    if let Some(kernel) = std::env::var_os(GUEST_KERNEL) {
+        forget_loop_devices(&kernel);
+    }
     match (outcome, left) {
         (Ok(()), None) => Ok(Completion::Completed),
         (Ok(()), Some(left)) => Err(Failed::from(left)),
@@ -223,6 +239,20 @@ pub(crate) fn perform(test: HostTest) -> Result<Completion, Failed> {
                 [Some(text), left.as_deref()].into_iter().flatten().collect::<Vec<_>>().join("\n"),
             ))
         }
+    }
+}
+
+/// Gives a test in a guest a kernel that has had no loop devices yet. A device that shows nothing stays once it was made,
+/// and udev has a look at each of them when a later test asks it to look again.
+fn forget_loop_devices(kernel: &OsStr) {
+    let loops = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with("loop");
+    if !fs::read_dir("/sys/block").into_iter().flatten().flatten().any(|entry| loops(&entry)) {
+        return;
+    }
+    // Where a device is in use still, the test has failed already, and the next ones find it there.
+    if Command::new("rmmod").arg("loop").stderr(Stdio::null()).status().unwrap().success() {
+        let status = Command::new("modprobe").arg("-d").arg(kernel).arg("loop").status().unwrap();
+        assert!(status.success(), "loading the loop devices again: {status}");
     }
 }
 
