@@ -5,17 +5,13 @@ use crate::format::gpt::{GptError, TableSource};
 use crate::format::sparse::{SparseBytes, Window};
 use crate::format::superblock::{FileSystem, ForeignKind, Superblock, SuperblockChecksum, SuperblockKind};
 use crate::format::superblock::{LogExamination, Recovery, Vfat, XfsLog};
-use crate::format::superblock::{Luks2Header, Luks2KeySlot, Luks2Metadata, LuksHeader};
+use crate::format::superblock::{Luks2Header, Luks2Metadata, LuksError, LuksHeader};
 use crate::format::units::{ByteLength, Extent};
 
 use super::dissection::{Dissection, Partition, PassedOver, Standing};
 use super::finding::{Finding, Rule, printable};
+use super::luks;
 use super::survey::Malformed;
-
-/// The one token type that needs no plug-in: libcryptsetup has its handler built in.
-const BUILT_IN_TOKEN: &str = "luks2-keyring";
-/// The most memory that cryptsetup itself makes a key slot with: 4 GiB.
-const MAXIMUM_ARGON2_KIB: u64 = 4 << 20;
 
 /// The finding that says what is wrong with a table.
 pub(super) fn table_finding(error: &GptError) -> Finding {
@@ -123,26 +119,17 @@ pub(super) fn read_luks(partitions: &mut [Partition], bytes: &SparseBytes) -> Ve
                 Rule::LuksInvalid,
                 partition.number,
                 "two intact copies of the LUKS metadata that agree",
-                printable(&found),
+                printable(&found.to_string()),
             )),
         }
     }
     findings
 }
 
-fn luks2_metadata(header: &Luks2Header, window: &Window<'_>) -> Result<Luks2Metadata, String> {
-    let missing = || "metadata behind the end of the partition".to_owned();
-    let size = header.header_size.bytes();
-    let length = header.header_size.in_memory().ok_or_else(missing)?;
-    let first = window.get(0, length).ok_or_else(missing)?;
-    let second = window.get(size, length).ok_or_else(missing)?;
-    header.verify_checksum(first).map_err(|error| error.to_string())?;
-    let binary = usize::try_from(Luks2Header::BINARY_SIZE).map_err(|error| error.to_string())?;
-    let (first, second) = (first.get(binary..), second.get(binary..));
-    if first != second {
-        return Err("two copies that differ".to_owned());
-    }
-    Luks2Metadata::parse_json(first.unwrap_or_default()).map_err(|error| error.to_string())
+fn luks2_metadata(header: &Luks2Header, window: &Window<'_>) -> Result<Luks2Metadata, LuksError> {
+    let length = header.header_size.bytes().checked_mul(2).and_then(|both| ByteLength::new(both).in_memory());
+    let head = length.and_then(|length| window.get(0, length)).ok_or(LuksError::Truncated)?;
+    header.metadata(head)
 }
 
 /// Looks into the log of every XFS that was chosen: only there stands whether it was unmounted. What has to be read first
@@ -259,7 +246,9 @@ fn check_contents(
     };
     match &superblock.kind {
         SuperblockKind::FileSystem(_) => {}
-        SuperblockKind::Luks(header) => findings.extend(check_luks(partition, header)),
+        SuperblockKind::Luks(header) => {
+            findings.extend(luks::findings(partition.number, header, partition.luks2.as_ref()))
+        }
         SuperblockKind::MalformedLuks(error) => {
             findings.push(finding(
                 Rule::LuksInvalid,
@@ -300,49 +289,6 @@ fn check_contents(
             &format!("at most {available} bytes, as {place} has"),
             format!("{found} of {size} bytes"),
         ));
-    }
-    findings
-}
-
-/// What about an encrypted volume must never reach the library that opens it. A damaged one is a finding already.
-fn check_luks(partition: &Partition, header: &LuksHeader) -> Vec<Finding> {
-    let finding = |rule, expected: &str, found: String| {
-        Finding::of_partition(rule, partition.number, expected, printable(&found))
-    };
-    if let LuksHeader::Luks1(header) = header {
-        let cipher = format!("{}-{}", header.cipher_name, header.cipher_mode);
-        return header
-            .is_null_cipher()
-            .then(|| finding(Rule::LuksNullCipher, "a cipher that encrypts", cipher))
-            .into_iter()
-            .collect();
-    }
-    let Some(metadata) = &partition.luks2 else {
-        return Vec::new();
-    };
-    let mut findings = Vec::new();
-    let null_slot =
-        |slot: &&Luks2KeySlot| slot.encryption.as_deref().is_some_and(|c| c.contains("cipher_null"));
-    if metadata.has_null_cipher() {
-        findings.push(finding(
-            Rule::LuksNullCipher,
-            "a cipher that encrypts in every segment",
-            "a null cipher".to_owned(),
-        ));
-    } else if let Some(slot) = metadata.key_slots.iter().find(null_slot) {
-        let found = format!("a null cipher in key slot {}", slot.name);
-        findings.push(finding(Rule::LuksNullCipher, "a cipher that encrypts in every key slot", found));
-    }
-    if let Some(token) = metadata.token_types.iter().find(|token| *token != BUILT_IN_TOKEN) {
-        let expected = format!("no token, or '{BUILT_IN_TOKEN}'");
-        findings.push(finding(Rule::LuksExternalToken, &expected, format!("token '{token}'")));
-    }
-    let memory = |slot: &Luks2KeySlot| slot.key_derivation.as_ref()?.memory_kib;
-    if let Some(found) =
-        metadata.key_slots.iter().filter_map(memory).max().filter(|kib| *kib > MAXIMUM_ARGON2_KIB)
-    {
-        let expected = format!("at most {MAXIMUM_ARGON2_KIB} KiB of memory for Argon2");
-        findings.push(finding(Rule::LuksMemory, &expected, format!("{found} KiB")));
     }
     findings
 }

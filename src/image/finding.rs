@@ -161,9 +161,9 @@ rules! {
     /// A LUKS volume that wants code of its own to be loaded.
     LuksExternalToken = "DDI0211", Error, "a LUKS token that loads a plug-in",
         "remove the token with 'cryptsetup token remove': a plug-in would run on behalf of the image";
-    /// A LUKS volume that wants more memory than it can need.
-    LuksMemory = "DDI0212", Error, "a LUKS key slot with an absurd Argon2 cost",
-        "do not use this image: opening it would exhaust memory; make the key slot again with 'cryptsetup luksConvertKey'";
+    /// A LUKS volume that wants more memory or time than it can need.
+    LuksMemory = "DDI0212", Error, "a LUKS key slot with an absurd cost",
+        "do not use this image: trying a key would exhaust memory or never end; make the key slot again with 'cryptsetup luksConvertKey'";
     /// A superblock that contradicts its own checksum.
     SuperblockChecksum = "DDI0213", Error, "a superblock with a wrong checksum",
         "the image is damaged: download or build it again";
@@ -173,6 +173,9 @@ rules! {
     /// A file system that was in use when it was copied.
     NeedsRecovery = "DDI0215", Note, "a file system that needs recovery",
         "unmount the file system before it is copied: read-only it is used without its log, as of some time before";
+    /// A LUKS volume of a kind that is not opened here.
+    LuksUnsupported = "DDI0216", Error, "a LUKS volume in a state or of a kind that is not opened",
+        "finish with 'cryptsetup reencrypt --resume-only', or encrypt again without special requirements";
 
     /// A hash partition whose superblock is not acceptable.
     VeritySuperblockInvalid = "DDI0301", Error, "an unacceptable dm-verity superblock",

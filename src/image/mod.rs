@@ -6,11 +6,13 @@ mod candidates;
 mod contents;
 pub mod dissection;
 pub mod finding;
+pub mod luks;
 mod pairing;
 pub mod plan;
 pub mod policy;
 pub mod presets;
 pub mod survey;
+pub mod unlocked;
 pub mod whole_disk;
 
 #[cfg(test)]

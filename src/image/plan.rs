@@ -202,7 +202,11 @@ fn is_exposed(partition: &Partition) -> bool {
     partition.designator().is_some() && !matches!(role, Some(VerityRole::Hash | VerityRole::Signature))
 }
 
-fn policy_finding(number: Option<PartitionNumber>, refusal: &PolicyRefusal, reasons: String) -> Finding {
+pub(super) fn policy_finding(
+    number: Option<PartitionNumber>,
+    refusal: &PolicyRefusal,
+    reasons: String,
+) -> Finding {
     let rule = match refusal.objection {
         Objection::FileSystem { .. } | Objection::FileSystemUnrecognised { .. } => Rule::PolicyFileSystem,
         Objection::Growfs { .. } | Objection::ReadOnly { .. } => Rule::PolicyAttribute,

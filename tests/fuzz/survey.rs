@@ -511,13 +511,18 @@ fn repair_luks(bytes: &mut [u8], starts: &[usize]) {
     }
 }
 
-/// For headers of 16 KiB, which is what every tool makes.
+/// Makes the second copy what the first is, and both checksums fit. For headers of 16 KiB, which is what every tool makes.
 fn copy_luks_metadata(volume: &mut [u8]) {
-    let Some(both) = volume.get_mut(..32 << 10) else { return };
-    both.copy_within(4096..16 << 10, 20 << 10);
-    both[448..512].fill(0);
-    let checksum = sha2::Sha256::digest(&both[..16 << 10]);
-    both[448..480].copy_from_slice(&checksum);
+    const COPY: usize = 16 << 10;
+    let Some(both) = volume.get_mut(..2 * COPY) else { return };
+    both.copy_within(..COPY, COPY);
+    both[COPY..][..4].copy_from_slice(b"SKUL");
+    both[COPY + 256..][..8].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0x40, 0]);
+    for copy in both.chunks_mut(COPY) {
+        copy[448..512].fill(0);
+        let checksum = sha2::Sha256::digest(&*copy);
+        copy[448..480].copy_from_slice(&checksum);
+    }
 }
 
 fn as_number(guid: Guid) -> u128 {

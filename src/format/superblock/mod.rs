@@ -19,7 +19,9 @@ mod vfat;
 mod xfs_log;
 
 pub use luks::{
-    KeyDerivation, Luks1Header, Luks2Header, Luks2KeySlot, Luks2Metadata, Luks2Segment, LuksError, LuksHeader,
+    CryptKey, CryptTable, CryptTableDiffers, CryptTableError, IntegrityError, IntegritySuperblock,
+    KeyDerivation, Luks1Header, Luks1KeySlot, Luks2Digest, Luks2Header, Luks2KeySlot, Luks2Metadata,
+    Luks2Segment, LuksError, LuksHeader, Mapping, MappingError,
 };
 pub use vfat::{FatType, Vfat, VfatError};
 pub use xfs_log::{LogExamination, XfsLog};
@@ -292,6 +294,7 @@ pub fn probe_extents(length: ByteLength) -> Vec<Extent> {
     let mut wanted = vec![(0, HEAD)];
     wanted.extend(foreign::SWAP_PAGE_SIZES.into_iter().map(|page| (page.saturating_sub(10), 10)));
     wanted.push((foreign::DISC_DESCRIPTORS, 64));
+    wanted.extend(luks::SECOND_COPIES.into_iter().map(|at| (at, luks::SECOND_COPY_MAGIC)));
     wanted.push((file_systems::BTRFS, ELSEWHERE));
     wanted.extend(
         [foreign::md_0_90(length), foreign::md_1_0(length)].into_iter().flatten().map(|at| (at, 256)),

@@ -265,8 +265,25 @@ fn encryption() -> Vec<Row> {
         row("a wrong LUKS2 checksum", Rule::LuksInvalid, "checksum", |ddi| {
             ddi.edit("home", |part| part.content[450] ^= 1).bytes()
         }),
-        row("two LUKS2 copies that differ", Rule::LuksInvalid, "copies that differ", |ddi| {
+        row("two LUKS2 copies that differ", Rule::LuksInvalid, "the same as the first", |ddi| {
             ddi.edit("home", |part| part.content[16384 + 4096 + 10] ^= 1).bytes()
+        }),
+        row("a damaged second LUKS2 copy", Rule::LuksInvalid, "another checksum", |ddi| {
+            ddi.edit("home", |part| part.content[16384 + 450] ^= 1).bytes()
+        }),
+        row("a second LUKS2 copy alone", Rule::LuksInvalid, "second copy at byte 16384", |ddi| {
+            ddi.edit("home", |part| part.content[..6].fill(0)).bytes()
+        }),
+        row("a reencryption that was not finished", Rule::LuksUnsupported, "online-reencrypt", |ddi| {
+            luks(ddi, |value| {
+                value["config"]["requirements"] = json!({ "mandatory": ["online-reencrypt-v2"] })
+            })
+        }),
+        row("two LUKS segments", Rule::LuksUnsupported, "2 segments", |ddi| {
+            luks(ddi, |value| value["segments"]["1"] = value["segments"]["0"].clone())
+        }),
+        row("absurd iterations", Rule::LuksMemory, "4294967295 iterations", |ddi| {
+            luks(ddi, |value| value["digests"]["0"]["iterations"] = json!(u32::MAX))
         }),
         home_row("a null cipher in LUKS1", home_luks1, Rule::LuksNullCipher, "cipher_null", |ddi| {
             let cipher = b"cipher_null\0";

@@ -1,6 +1,6 @@
 //! The JSON metadata of LUKS2: segments, key slots and tokens (specification, chapter 3).
 
-use crate::format::units::ByteLength;
+use crate::format::units::{ByteLength, ByteOffset, Extent};
 
 use super::{LuksError, is_null_cipher};
 
@@ -13,8 +13,25 @@ pub struct Luks2Metadata {
     pub key_slots: Vec<Luks2KeySlot>,
     /// The types of the tokens, such as `systemd-tpm2`: each names a plug-in that would be loaded to open the volume.
     pub token_types: Vec<String>,
+    /// What keys are checked with, in the order of their names.
+    pub digests: Vec<Luks2Digest>,
     /// What a reader must support to open the volume, such as `online-reencrypt`.
     pub requirements: Vec<String>,
+}
+
+/// What a key is checked with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Luks2Digest {
+    /// The name.
+    pub name: String,
+    /// `pbkdf2`.
+    pub kind: String,
+    /// The number of iterations.
+    pub iterations: Option<u64>,
+    /// The names of the key slots whose key it checks.
+    pub key_slots: Vec<String>,
+    /// The names of the segments that the key is for.
+    pub segments: Vec<String>,
 }
 
 /// A part of the data.
@@ -28,10 +45,19 @@ pub struct Luks2Segment {
     pub encryption: Option<String>,
     /// The authentication, such as `hmac(sha256)`; `None` where there is none.
     pub integrity: Option<String>,
+    /// How the journal of the authentication is itself encrypted or authenticated, such as `hmac(sha256)`; `None` where
+    /// it is not.
+    pub journal_protection: Option<String>,
     /// Where it begins, relative to the partition, as decimal text.
     pub offset: String,
     /// How long it is: decimal text, or `dynamic` for the rest of the partition.
     pub size: String,
+    /// What is added to the number of a sector for its initialisation vector, as decimal text.
+    pub iv_tweak: Option<String>,
+    /// The unit of encryption in bytes.
+    pub sector_size: Option<u64>,
+    /// What is special about it, such as `in-reencryption` or `backup-final`.
+    pub flags: Vec<String>,
 }
 
 impl Luks2Segment {
@@ -59,6 +85,18 @@ pub struct Luks2KeySlot {
     pub encryption: Option<String>,
     /// How a key is made of a passphrase; `None` where it is not.
     pub key_derivation: Option<KeyDerivation>,
+    /// Whether it is tried at all: its priority is not 0, 'ignore'.
+    pub is_tried: bool,
+    /// Where the key's own area lies, relative to the partition; `None` where that is not said in numbers that fit.
+    pub area: Option<Extent>,
+}
+
+impl Luks2KeySlot {
+    /// Whether the key itself is not encrypted (CVE-2025-58356).
+    #[must_use]
+    pub fn is_null_cipher(&self) -> bool {
+        self.encryption.as_deref().is_none_or(is_null_cipher)
+    }
 }
 
 /// How a key is made of a passphrase, and what that costs.
@@ -108,7 +146,12 @@ impl Luks2Metadata {
             None => Vec::new(),
             Some(requirements) => requirements.required("mandatory")?.strings()?,
         };
+        let digests = match root.get("digests") {
+            None => Vec::new(),
+            Some(digests) => digests.members()?.iter().map(Luks2Digest::read).collect::<Result<_, _>>()?,
+        };
         Ok(Self {
+            digests,
             segments: root
                 .required("segments")?
                 .members()?
@@ -131,6 +174,16 @@ impl Luks2Metadata {
         })
     }
 
+    /// The key slots that are tried for the data: bound to a segment by a digest, and not to be ignored.
+    pub fn usable_key_slots(&self) -> impl Iterator<Item = &Luks2KeySlot> {
+        let bound = |slot: &&Luks2KeySlot| {
+            self.digests
+                .iter()
+                .any(|digest| !digest.segments.is_empty() && digest.key_slots.contains(&slot.name))
+        };
+        self.key_slots.iter().filter(|slot| slot.is_tried).filter(bound)
+    }
+
     /// Whether a change of any of the data is noticed.
     #[must_use]
     pub fn has_integrity(&self) -> bool {
@@ -146,16 +199,39 @@ impl Luks2Metadata {
 
 impl Luks2Segment {
     fn read(member: &Member<'_>) -> Result<Self, LuksError> {
+        let integrity = member.get("integrity");
+        let mut journal_protection = None;
+        for key in ["journal_encryption", "journal_integrity"] {
+            let value = integrity.as_ref().and_then(|integrity| integrity.get(key));
+            let value = value.map(|value| value.string()).transpose()?;
+            journal_protection = journal_protection.or(value.filter(|value| value != "none"));
+        }
         Ok(Self {
+            journal_protection,
             name: member.name(),
             kind: member.required("type")?.string()?,
             encryption: member.get("encryption").map(|cipher| cipher.string()).transpose()?,
-            integrity: match member.get("integrity") {
+            integrity: match integrity {
                 None => None,
                 Some(integrity) => Some(integrity.required("type")?.string()?),
             },
             offset: member.required("offset")?.string()?,
             size: member.required("size")?.string()?,
+            iv_tweak: member.get("iv_tweak").map(|tweak| tweak.string()).transpose()?,
+            sector_size: member.number("sector_size")?,
+            flags: member.get("flags").map(|flags| flags.strings()).transpose()?.unwrap_or_default(),
+        })
+    }
+}
+
+impl Luks2Digest {
+    fn read(member: &Member<'_>) -> Result<Self, LuksError> {
+        Ok(Self {
+            name: member.name(),
+            kind: member.required("type")?.string()?,
+            iterations: member.number("iterations")?,
+            key_slots: member.get("keyslots").map(|names| names.strings()).transpose()?.unwrap_or_default(),
+            segments: member.get("segments").map(|names| names.strings()).transpose()?.unwrap_or_default(),
         })
     }
 }
@@ -178,8 +254,18 @@ impl Luks2KeySlot {
             kind: member.required("type")?.string()?,
             encryption: area.get("encryption").map(|cipher| cipher.string()).transpose()?,
             key_derivation,
+            is_tried: member.number("priority")? != Some(0),
+            area: decimal(&area, "offset")?
+                .zip(decimal(&area, "size")?)
+                .and_then(|(offset, size)| Extent::new(ByteOffset::new(offset), ByteLength::new(size))),
         })
     }
+}
+
+/// A number that stands there as decimal text (specification, section 3.1: 64-bit numbers are strings); `None` where
+/// there is none, or no such text.
+fn decimal(parent: &Member<'_>, key: &str) -> Result<Option<u64>, LuksError> {
+    Ok(parent.get(key).map(|member| member.string()).transpose()?.and_then(|text| text.parse().ok()))
 }
 
 /// A value of the metadata and where it stands.

@@ -1,8 +1,8 @@
 //! LUKS headers of both versions (LUKS1 On-Disk Format Specification 1.2.3; LUKS2 On-Disk Format Specification 1.1.3).
 //!
 //! Everything here is as the image has it, for others to judge. LUKS2 keeps a second copy of its header, and
-//! cryptsetup turns to it where the first is damaged: whoever opens a volume that was judged by its first copy must
-//! have seen its checksum hold, see [`Luks2Header::verify_checksum`], and the second copy agree.
+//! cryptsetup turns to it where the first is damaged or older, and writes it over the first: whoever opens a volume must
+//! have seen both copies intact and the same, see [`Luks2Header::metadata`].
 
 use sha2::Digest;
 
@@ -11,9 +11,13 @@ use crate::format::units::{ByteLength, ByteOffset, Extent};
 
 use super::{Numbers, Superblock, SuperblockKind};
 
+mod integrity;
+mod mapping;
 mod metadata;
 
-pub use metadata::{KeyDerivation, Luks2KeySlot, Luks2Metadata, Luks2Segment};
+pub use integrity::{IntegrityError, IntegritySuperblock};
+pub use mapping::{CryptKey, CryptTable, CryptTableDiffers, CryptTableError, Mapping, MappingError};
+pub use metadata::{KeyDerivation, Luks2Digest, Luks2KeySlot, Luks2Metadata, Luks2Segment};
 
 /// The header of an encrypted volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,21 @@ pub struct Luks1Header {
     pub payload: ByteOffset,
     /// The UUID as text.
     pub uuid: String,
+    /// How often the digest of the key is iterated.
+    pub digest_iterations: u32,
+    /// The key slots in use.
+    pub key_slots: Vec<Luks1KeySlot>,
+}
+
+/// A key slot in use of a header of version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Luks1KeySlot {
+    /// Its number.
+    pub number: u32,
+    /// How often the passphrase is hashed.
+    pub iterations: u32,
+    /// Where the key is, encrypted and split into stripes; relative to the partition.
+    pub material: Extent,
 }
 
 /// What the binary part of a header of version 2 says.
@@ -103,6 +122,18 @@ pub enum LuksError {
         /// What the header says.
         found: ByteOffset,
     },
+    /// The second copy of the header is not the same as the first.
+    #[error("expected a second LUKS2 header that is intact and the same as the first, found {found}")]
+    SecondCopy {
+        /// In which field it differs, or what is wrong with it.
+        found: String,
+    },
+    /// There is a second copy of a header and no first: cryptsetup would restore the first from it.
+    #[error("expected a LUKS2 header at byte 0, found only its second copy at byte {found}")]
+    SecondCopyAlone {
+        /// Where the second copy is.
+        found: u64,
+    },
     /// A member of the metadata is missing or not of its kind.
     #[error("expected {expected} at '{path}' in LUKS2 metadata, found something else or nothing")]
     Structure {
@@ -134,14 +165,19 @@ pub enum LuksError {
     },
 }
 
-/// Whether a cipher encrypts nothing, in the spelling of dm-crypt or of the kernel's crypto API.
+/// Whether a cipher encrypts nothing, in the spelling of dm-crypt or of the kernel's crypto API: `null`, `cipher_null`,
+/// `ecb(cipher_null)`, `digest_null` for an authentication. No cipher that encrypts has the word in its name; the `null`
+/// initialisation vector, which makes equal sectors look equal, is refused with it.
 fn is_null_cipher(cipher: &str) -> bool {
-    cipher == "null" || cipher.contains("cipher_null")
+    cipher.to_ascii_lowercase().contains("null")
 }
 
 impl LuksHeader {
     /// What every header begins with.
     const MAGIC: [u8; 6] = *b"LUKS\xba\xbe";
+    /// The most that lies in front of the data and that a reader needs: two copies of the largest header, and the most
+    /// space that cryptsetup gives to key slots, 128 MiB.
+    pub const MAXIMUM_HEAD: ByteLength = ByteLength::new((8 << 20) + (128 << 20));
 
     /// The header at the beginning of a partition, of which the first 592 bytes must have been read; `None` where there
     /// is no LUKS magic.
@@ -159,15 +195,65 @@ impl LuksHeader {
             None => Err(LuksError::Truncated),
         })
     }
+
+    /// The UUID as text.
+    #[must_use]
+    pub fn uuid(&self) -> &str {
+        match self {
+            Self::Luks1(header) => &header.uuid,
+            Self::Luks2(header) => &header.uuid,
+        }
+    }
+
+    /// How many key slots there are to try.
+    #[must_use]
+    pub fn key_slot_count(&self, metadata: Option<&Luks2Metadata>) -> usize {
+        match self {
+            Self::Luks1(header) => header.key_slots.len(),
+            Self::Luks2(_) => metadata.map_or(0, |metadata| metadata.usable_key_slots().count()),
+        }
+    }
+
+    /// All that a reader needs to get at the key, relative to the partition: the copies of the header and the areas of
+    /// the key slots. They may overlap and lie anywhere: that is for others to judge.
+    #[must_use]
+    pub fn head_extents(&self, metadata: Option<&Luks2Metadata>) -> Vec<Extent> {
+        match self {
+            Self::Luks1(header) => {
+                let binary = Extent::from_beginning(ByteLength::new(Luks1Header::SIZE));
+                std::iter::once(binary).chain(header.key_slots.iter().map(|slot| slot.material)).collect()
+            }
+            Self::Luks2(header) => {
+                let both = ByteLength::new(header.header_size.bytes().saturating_mul(2));
+                let areas = metadata.map_or(&[][..], |metadata| &metadata.key_slots);
+                std::iter::once(Extent::from_beginning(both))
+                    .chain(areas.iter().filter_map(|slot| slot.area))
+                    .collect()
+            }
+        }
+    }
 }
 
 /// The header as a superblock.
 pub(super) fn probe(window: &Window<'_>) -> Option<Superblock> {
-    let kind = match LuksHeader::parse(window)? {
-        Ok(header) => SuperblockKind::Luks(header),
-        Err(error) => SuperblockKind::MalformedLuks(error),
+    let kind = match LuksHeader::parse(window) {
+        Some(Ok(header)) => SuperblockKind::Luks(header),
+        Some(Err(error)) => SuperblockKind::MalformedLuks(error),
+        None => SuperblockKind::MalformedLuks(LuksError::SecondCopyAlone { found: second_copy(window)? }),
     };
     Some(Superblock::unchecked(kind, None))
+}
+
+/// Where a second copy may lie that is looked for without a first: behind the three smallest headers, of which
+/// cryptsetup makes the smallest. What is larger would cost a read of its own for every partition.
+pub(super) const SECOND_COPIES: [u64; 3] = [16 << 10, 32 << 10, 64 << 10];
+/// How much of it is read.
+pub(super) const SECOND_COPY_MAGIC: u64 = 8;
+
+fn second_copy(window: &Window<'_>) -> Option<u64> {
+    SECOND_COPIES
+        .into_iter()
+        .find(|at| window.array(*at) == Some(Luks2Header::SECOND_MAGIC) && window.be16(at + 6) == Some(2))
 }
 
 /// The text of a field that is filled with NULs.
@@ -178,19 +264,48 @@ fn text(window: &Window<'_>, at: u64, length: usize) -> Result<String, LuksError
 }
 
 impl Luks1Header {
+    /// How long the header is without the keys, in bytes.
+    const SIZE: u64 = 592;
+    /// What a key slot in use begins with.
+    const KEY_ENABLED: u32 = 0x00ac_71f3;
+
+    /// Key slot `number`, if it is in use.
+    fn key_slot(window: &Window<'_>, number: u32, key_bytes: u32) -> Result<Option<Luks1KeySlot>, LuksError> {
+        let at = u64::from(number).saturating_mul(48).saturating_add(208);
+        let field = |offset| window.be32(at.saturating_add(offset)).ok_or(LuksError::Truncated);
+        if field(0)? != Self::KEY_ENABLED {
+            return Ok(None);
+        }
+        let start = u64::from(field(40)?).saturating_mul(512);
+        let length = u64::from(key_bytes).saturating_mul(u64::from(field(44)?));
+        let length = length.checked_next_multiple_of(512).unwrap_or(u64::MAX);
+        let found = ByteOffset::new(start);
+        let material = Extent::new(found, ByteLength::new(length))
+            .filter(|material| Extent::from_beginning(window.length()).contains(*material))
+            .ok_or(LuksError::Payload { partition: window.length(), found })?;
+        Ok(Some(Luks1KeySlot { number, iterations: field(4)?, material }))
+    }
+
     fn parse(window: &Window<'_>) -> Result<Self, LuksError> {
         let number = |at| window.be32(at).ok_or(LuksError::Truncated);
         let payload = ByteOffset::new(u64::from(number(104)?).saturating_mul(512));
         if payload.bytes() > window.length().bytes() {
             return Err(LuksError::Payload { partition: window.length(), found: payload });
         }
+        let key_bytes = number(108)?;
+        let mut key_slots = Vec::new();
+        for slot in 0..8 {
+            key_slots.extend(Self::key_slot(window, slot, key_bytes)?);
+        }
         Ok(Self {
             cipher_name: text(window, 8, 32)?,
             cipher_mode: text(window, 40, 32)?,
             hash: text(window, 72, 32)?,
-            key_bytes: number(108)?,
+            key_bytes,
             payload,
             uuid: text(window, 168, 40)?,
+            digest_iterations: number(164)?,
+            key_slots,
         })
     }
 
@@ -208,6 +323,8 @@ impl Luks2Header {
     const SIZES: std::ops::RangeInclusive<u64> = 16 << 10..=4 << 20;
     /// Where the checksum stands.
     const CHECKSUM: usize = 448;
+    /// What the second copy begins with.
+    const SECOND_MAGIC: [u8; 6] = *b"SKUL\xba\xbe";
 
     fn parse(window: &Window<'_>) -> Result<Self, LuksError> {
         let number = |at| window.be64(at).ok_or(LuksError::Truncated);
@@ -261,6 +378,55 @@ impl Luks2Header {
             found => return Err(LuksError::ChecksumAlgorithm { found: found.to_owned() }),
         };
         if matches { Ok(()) } else { Err(LuksError::Checksum) }
+    }
+}
+
+impl Luks2Header {
+    /// The metadata, if both copies are intact and the same: `head` is the first twice [`Self::header_size`] bytes of the
+    /// partition. Only then does cryptsetup read it and repair nothing.
+    ///
+    /// # Errors
+    /// A [`LuksError`]; [`LuksError::SecondCopy`] where the second copy differs.
+    pub fn metadata(&self, head: &[u8]) -> Result<Luks2Metadata, LuksError> {
+        let length = self.header_size.in_memory().ok_or(LuksError::Truncated)?;
+        let (first, second) = head.split_at_checked(length).ok_or(LuksError::Truncated)?;
+        let second = second.get(..length).ok_or(LuksError::Truncated)?;
+        self.verify_checksum(first)?;
+        self.verify_second(first, second)?;
+        let binary = usize::try_from(Self::BINARY_SIZE).map_err(|_| LuksError::Truncated)?;
+        Luks2Metadata::parse_json(first.get(binary..).ok_or(LuksError::Truncated)?)
+    }
+
+    /// Whether the second copy is intact and differs from the first only where it must: magic, salt, own place,
+    /// checksum.
+    fn verify_second(&self, first: &[u8], second: &[u8]) -> Result<(), LuksError> {
+        let differs = |found: &str| LuksError::SecondCopy { found: found.to_owned() };
+        if !second.starts_with(&Self::SECOND_MAGIC) {
+            return Err(differs("another magic"));
+        }
+        let place = second.get(256..264).ok_or(LuksError::Truncated)?;
+        if place != self.header_size.bytes().to_be_bytes() {
+            return Err(differs("one for another place"));
+        }
+        // Fields of the binary header (specification, section 2.1): name, first byte, byte behind.
+        for (field, from, to) in [
+            ("another version", 6, 8),
+            ("another size", 8, 16),
+            ("another sequence number", 16, 24),
+            ("another label", 24, 72),
+            ("another checksum algorithm", 72, 104),
+            ("another UUID", 168, 208),
+            ("another subsystem", 208, 256),
+            ("other metadata", 4096, first.len()),
+        ] {
+            if first.get(from..to) != second.get(from..to) {
+                return Err(differs(field));
+            }
+        }
+        self.verify_checksum(second).map_err(|error| match error {
+            LuksError::Checksum => differs("another checksum than its bytes have"),
+            other => other,
+        })
     }
 }
 
