@@ -8,6 +8,7 @@
 //! not be there; so the requests that would carry one are made without (`raw/device_mapper.rs`).
 
 mod error;
+mod mapping;
 mod remove;
 mod signature;
 mod status;
@@ -27,6 +28,7 @@ use super::raw::device_mapper::{self as raw, Description, Key};
 use super::raw::{IoctlError, block};
 
 pub use error::{Attribute, DeviceMapperError};
+pub use mapping::MappingRequest;
 pub use remove::{Identity, RemoveError, Removed, remove, remove_unfinished};
 pub use signature::{KernelSignature, NotChecked, SignatureRefusal};
 pub use status::{MappedStatus, MappedTarget, find_by_name, find_by_uuid, list, status};

@@ -96,6 +96,12 @@ pub enum DeviceMapperError {
         path: PathBuf,
     },
     /// The kernel has no such target.
+    #[error("this kernel has no dm-{target}: it needs CONFIG_DM_{}, and its module where it is one", .target.to_ascii_uppercase())]
+    NoTarget {
+        /// Its name.
+        target: &'static str,
+    },
+    /// The kernel has no dm-verity.
     #[error("this kernel has no dm-verity: it needs CONFIG_DM_VERITY, and its module where it is one")]
     NoVerity,
     /// The kernel has no device mapper.

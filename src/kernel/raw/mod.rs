@@ -7,7 +7,10 @@ pub mod block;
 pub mod device_mapper;
 pub mod inode_flags;
 pub mod keyring;
+#[cfg(feature = "luks")]
+pub mod libcryptsetup;
 pub mod loop_control;
+pub mod memory;
 pub mod partition;
 
 use nix::errno::Errno;

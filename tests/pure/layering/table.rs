@@ -89,7 +89,7 @@ impl Effect {
             ],
             Self::PublicKeys => &["openssl"],
             Self::Streams => &["std::io"],
-            Self::SystemCalls => &["nix", "libc", "udev", "devicemapper"],
+            Self::SystemCalls => &["nix", "libc", "udev", "libcryptsetup_rs", "devicemapper"],
             Self::Terminal => &[
                 "print!",
                 "println!",
@@ -99,6 +99,7 @@ impl Effect {
                 "std::io::stdout",
                 "std::io::stderr",
                 "indicatif",
+                "rpassword",
             ],
             Self::Threads => &["std::thread"],
             Self::Unsafe => &["unsafe "],

@@ -1,0 +1,39 @@
+//! Memory that is not written to swap space (mlock(2)).
+#![expect(unsafe_code, reason = "mlock(2) takes an address")]
+
+use std::ptr::NonNull;
+
+use nix::errno::Errno;
+use nix::sys::mman;
+
+/// Keeps the pages of these bytes in memory for as long as the process lives: another secret may share them.
+///
+/// # Errors
+/// `ENOMEM` or `EPERM` where that is more than the process may lock.
+#[doc(alias = "mlock")]
+pub fn lock(bytes: &[u8]) -> Result<(), Errno> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: the address and the length are those of a live slice; the kernel reads and writes none of it.
+    unsafe { mman::mlock(NonNull::from(bytes).cast(), bytes.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_can_be_locked_or_the_kernel_says_why_not() {
+        let locked = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        match lock(&[7; 64]) {
+            Ok(()) => assert!(locked() > 0),
+            Err(errno) => assert!(matches!(errno, Errno::ENOMEM | Errno::EPERM), "{errno}"),
+        }
+        assert_eq!(lock(&[]), Ok(()));
+    }
+}
