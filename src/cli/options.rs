@@ -1,8 +1,10 @@
 //! Options that several verbs have in common.
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use zeroize::Zeroizing;
 
 use crate::format::root_hash::RootHash;
 use crate::format::verity::table::OnCorruption;
@@ -12,6 +14,7 @@ use crate::operation::activate::GuardOptions;
 use crate::operation::observer::Observer;
 use crate::operation::policy_store;
 use crate::operation::trust_store::{TrustSettings, TrustStore};
+use crate::operation::unlock::{Ask, KeySource};
 
 use super::{Context, Failure};
 
@@ -90,6 +93,50 @@ impl GuardOption {
             Corruption::Restart => OnCorruption::Restart,
         };
         GuardOptions { on_corruption }
+    }
+}
+
+/// How to open encrypted partitions.
+#[derive(Debug, Args)]
+pub(super) struct KeyOptions {
+    /// Open encrypted partitions with the key in this file: all its bytes
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    key_file: Option<PathBuf>,
+
+    /// Open encrypted partitions with the passphrase that can be read from this file descriptor
+    #[arg(long, value_name = "NUMBER")]
+    passphrase_fd: Option<u32>,
+}
+
+#[expect(dead_code, reason = "attach and mount are to take it")]
+impl KeyOptions {
+    /// Where keys come from: what was given; else the credential `dissect.passphrase`; else whoever sits at the
+    /// terminal.
+    pub(super) fn source(&self) -> KeySource<'static> {
+        if let Some(path) = &self.key_file {
+            return KeySource::File(path.clone());
+        }
+        if let Some(number) = self.passphrase_fd {
+            return KeySource::Descriptor(number);
+        }
+        let ask: Option<Box<Ask<'static>>> =
+            if io::stdin().is_terminal() { Some(Box::new(ask)) } else { None };
+        match (std::env::var_os("CREDENTIALS_DIRECTORY"), ask) {
+            (Some(directory), ask) if !directory.is_empty() => KeySource::Credential(directory.into(), ask),
+            (_, Some(ask)) => KeySource::Ask(ask),
+            (_, None) => KeySource::None,
+        }
+    }
+}
+
+/// Asks at the terminal, which shows nothing of the answer; `None` where there is no terminal.
+fn ask(question: &str) -> io::Result<Option<Zeroizing<String>>> {
+    match rpassword::prompt_password(question) {
+        Ok(answer) => Ok(Some(Zeroizing::new(answer))),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

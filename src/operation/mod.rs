@@ -24,6 +24,7 @@ pub mod seal;
 mod search_path;
 pub mod source;
 pub mod trust_store;
+pub mod unlock;
 pub mod verified_image;
 pub mod verify;
 pub mod verify_image;
