@@ -21,6 +21,7 @@ mod gpt_builder;
 #[path = "../support/harness.rs"]
 mod harness;
 mod kernel;
+mod luks;
 #[path = "../host/repart.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
 mod repart;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
             kernel::TESTS,
             device_mapper::TESTS,
             dm_attach::TESTS,
+            luks::TESTS,
         ]
         .concat(),
     )
