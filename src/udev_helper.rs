@@ -56,12 +56,13 @@ fn properties(description: Result<Description, OperationError>) -> Vec<(&'static
         Ok(Description::NotReady { why }) => not_ready(&why),
         Ok(Description::Unbound) => vec![("DDICTL_STATE", "unbound".to_owned())],
         Ok(Description::Below) => vec![("DDICTL_STATE", "below".to_owned())],
-        Ok(Description::Ready(Ready { designator, protection, file_system, links })) => {
+        Ok(Description::Ready(Ready { designator, whole_disk, protection, file_system, links })) => {
             let mut properties = vec![
                 ("DDICTL_STATE", "ready".to_owned()),
                 ("DDICTL_DESIGNATOR", designator),
                 ("DDICTL_PROTECTION", protection),
             ];
+            properties.extend(whole_disk.then(|| ("DDICTL_WHOLE_DISK", "1".to_owned())));
             properties.extend(file_system.map(|file_system| ("DDICTL_FILE_SYSTEM", file_system)));
             // udev makes one link of one property: what separates words in a rule is replaced in what it substitutes.
             properties.extend(LINK_PROPERTIES.into_iter().zip(links.everywhere));

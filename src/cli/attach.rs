@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -7,9 +8,11 @@ use crate::format::loop_reference::LoopReference;
 use crate::image::plan::Access;
 use crate::operation::attach::{AttachRequest, attach, plan_attach};
 use crate::operation::list::Listed;
+use crate::operation::unlock::Keys;
+use crate::operation::whole_disk::{WholeDiskRequest, attach_whole_disk, plan_whole_disk};
 
-use super::options::{GuardOption, JsonOption, PolicyOption, TrustOptions};
-use super::report::{attached, planned};
+use super::options::{GuardOption, JsonOption, KeyOptions, PolicyOption, TrustOptions};
+use super::report::{attached, planned, planned_disk};
 use super::{Context, Failure, Status};
 
 /// Attach an image file: one device per planned partition
@@ -35,6 +38,15 @@ pub(super) struct Arguments {
     #[arg(long, short)]
     read_only: bool,
 
+    /// Attach encrypted partitions as they are, without opening them
+    #[arg(long, conflicts_with_all = ["key_file", "passphrase_fd"])]
+    locked: bool,
+
+    /// Attach the whole image as one disk with its partitions, as losetup does: nothing of it is verified, and nothing is
+    /// left out. Only with --image-policy='*'
+    #[arg(long, conflicts_with_all = ["in_memory", "locked", "key_file", "passphrase_fd", "on_corruption"])]
+    whole_disk: bool,
+
     /// Show what would be attached, from the headers and signatures; attach nothing
     #[arg(long)]
     dry_run: bool,
@@ -44,6 +56,8 @@ pub(super) struct Arguments {
     #[command(flatten)]
     policy: PolicyOption,
     #[command(flatten)]
+    keys: KeyOptions,
+    #[command(flatten)]
     guard: GuardOption,
     #[command(flatten)]
     json: JsonOption,
@@ -51,24 +65,53 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
+        let output = match self.whole_disk {
+            true => self.attach_whole_disk(context)?,
+            false => self.attach(context)?,
+        };
+        io::stdout().write_all(output.as_bytes())?;
+        Ok(Status::Done)
+    }
+
+    const fn access(&self) -> Access {
+        if self.read_only { Access::ReadOnly } else { Access::ReadWrite }
+    }
+
+    fn attach(self, context: &Context) -> Result<String, Failure> {
         let trust = self.trust.load(context)?;
         let policy = self.policy.given_or("@verified-boot")?;
+        let access = self.access();
         let request = AttachRequest {
             image: self.image,
             reference: self.loop_ref,
             policy,
-            access: if self.read_only { Access::ReadOnly } else { Access::ReadWrite },
+            access,
             in_memory: self.in_memory,
             guard: self.guard.options(),
+            keys: (!self.locked).then(|| RefCell::new(Keys::new(self.keys.source()))),
         };
-        let output = if self.dry_run {
+        Ok(if self.dry_run {
             let (reference, plan) = plan_attach(&request, &trust, &context.cancel)?;
             planned(self.json.json, &reference, &plan)
         } else {
             let made = attach(&request, &trust, &context.observer, &context.cancel)?;
             attached(self.json.json, &Listed::of_attached(made.record))
+        })
+    }
+
+    fn attach_whole_disk(self, context: &Context) -> Result<String, Failure> {
+        let request = WholeDiskRequest {
+            policy: self.policy.given()?,
+            access: self.access(),
+            image: self.image,
+            reference: self.loop_ref,
         };
-        io::stdout().write_all(output.as_bytes())?;
-        Ok(Status::Done)
+        Ok(if self.dry_run {
+            let (reference, plan) = plan_whole_disk(&request, &context.cancel)?;
+            planned_disk(self.json.json, &reference, &plan)
+        } else {
+            let made = attach_whole_disk(&request, &context.observer, &context.cancel)?;
+            attached(self.json.json, &Listed::of_attached(made.record))
+        })
     }
 }

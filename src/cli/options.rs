@@ -108,7 +108,6 @@ pub(super) struct KeyOptions {
     passphrase_fd: Option<u32>,
 }
 
-#[expect(dead_code, reason = "attach and mount are to take it")]
 impl KeyOptions {
     /// Where keys come from: what was given; else the credential `dissect.passphrase`; else whoever sits at the
     /// terminal.

@@ -10,6 +10,7 @@ use crate::image::dissection::{Dissection, Layout, Partition, Standing, VeritySe
 use crate::image::finding::{Finding, is_deceptive, printable};
 use crate::image::plan::{ActivationPlan, PlannedDevice};
 use crate::image::policy::Use;
+use crate::image::whole_disk::WholeDiskPlan;
 use crate::operation::examine::Audited;
 use crate::operation::list::Listed;
 use crate::operation::record::Record;
@@ -262,6 +263,33 @@ pub(super) fn attached(json: Json, listed: &Listed) -> String {
 pub(super) fn planned(json: Json, reference: &LoopReference, plan: &ActivationPlan) -> String {
     let reference = reference.as_str();
     json.render(&plan_json(reference, plan)).unwrap_or_else(|| plan_text(reference, plan))
+}
+
+/// What would be attached of an image as a whole.
+pub(super) fn planned_disk(json: Json, reference: &LoopReference, plan: &WholeDiskPlan) -> String {
+    let partitions = plan.partitions.iter().map(|(number, extent)| {
+        json!({ "partition": number.get(), "offset": extent.start().bytes(), "size": extent.length().bytes() })
+    });
+    let value = json!({
+        "reference": reference.as_str(),
+        "whole_disk": true,
+        "offset": plan.extent.start().bytes(),
+        "size": plan.extent.length().bytes(),
+        "sector_size": plan.sector_size.bytes(),
+        "read_only": plan.read_only.is_some(),
+        "partitions": partitions.collect::<Vec<_>>(),
+    });
+    json.render(&value).unwrap_or_else(|| {
+        let size = human_size(plan.extent.length().bytes());
+        let access =
+            plan.read_only.as_ref().map_or_else(|| "writable".to_owned(), |why| format!("read-only: {why}"));
+        let mut text =
+            format!("plan for '{reference}': one disk of {size}, nothing of it verified, {access}\n");
+        for (number, extent) in &plan.partitions {
+            text.push_str(&format!("  partition {number}: {extent}\n"));
+        }
+        text
+    })
 }
 
 /// The device paths of a record, one a line.

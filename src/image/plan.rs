@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::format::architecture::Architecture;
 use crate::format::designator::{Designator, VerityRole};
+use crate::format::gpt::Attributes;
 use crate::format::superblock::{FileSystem, ForeignKind, Recovery, SuperblockKind};
 use crate::format::units::{ByteLength, Extent, PartitionNumber, SectorSize};
 use crate::trust::root_hash::AuthenticatedRootHash;
@@ -296,6 +297,8 @@ pub struct PlannedDevice {
     pub protection: Protection,
     /// The file system in it; `None` for an encrypted or unknown one.
     pub file_system: Option<FileSystem>,
+    /// The flags of its table entry.
+    pub attributes: Attributes,
     /// Whether nobody may write to it. False only where the caller asks for it, nothing is verified, and neither the
     /// partition's attributes nor the policy nor its file system forbid it.
     pub read_only: bool,
@@ -408,6 +411,7 @@ fn plan_device(
         extent: set.map_or(partition.extent, |set| set.data_extent),
         protection: assessed.protection,
         file_system: partition.file_system(),
+        attributes: partition.attributes,
         read_only,
         recovery: partition.superblock().map_or(Recovery::Unknown, |superblock| superblock.recovery),
         growfs: !read_only && may_grow(partition, policy, designator),

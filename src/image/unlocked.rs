@@ -94,6 +94,8 @@ pub fn decide_unlocked(
 
 #[cfg(test)]
 mod tests {
+    use crate::format::superblock::Recovery;
+
     use super::*;
 
     fn requested(text: &str) -> RequestedPolicy {
@@ -109,7 +111,12 @@ mod tests {
     };
 
     fn superblock(kind: SuperblockKind) -> Superblock {
-        Superblock { kind, size: Some(ByteLength::new(4096)), checksum: SuperblockChecksum::Valid }
+        Superblock {
+            kind,
+            size: Some(ByteLength::new(4096)),
+            checksum: SuperblockChecksum::Valid,
+            recovery: Recovery::NotNeeded,
+        }
     }
 
     fn ext4() -> Superblock {

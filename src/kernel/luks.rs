@@ -308,6 +308,13 @@ impl OpenVolume {
         self.device.fd()
     }
 
+    /// The devices that it consists of, from below: the one with the tags, where there is one, and the one to use. All of
+    /// them go with their last user; who makes the last one permanent keeps them all.
+    #[must_use]
+    pub fn into_devices(self) -> Vec<MappedDevice> {
+        self.integrity.into_iter().chain([self.device]).collect()
+    }
+
     /// Lets the volume stay open without this process. What lies below it goes with it all the same.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Attaching an image file: where it lies, under the guard of dm-verity, or a copy in memory that nobody can change and
 //! that is verified there.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -11,7 +12,9 @@ use crate::image::presets::RequestedPolicy;
 use crate::kernel::memory::{MemoryFile, available_memory};
 
 use super::activatable::{Activatable, ImageOnDisk};
-use super::activate::{Activation, Attached, GuardOptions, Reservation, device_references};
+use super::activate::{
+    Activation, ActivationOptions, Attached, GuardOptions, Reservation, device_references,
+};
 use super::cancel::Cancel;
 use super::detach::reap;
 use super::error::OperationError;
@@ -19,6 +22,7 @@ use super::fault;
 use super::observer::Observer;
 use super::source::{ImageFile, ImageSource};
 use super::trust_store::TrustStore;
+use super::unlock::Keys;
 use super::verified_image::{ImmutableImage, VerifiedImage, plan};
 
 /// How much is copied at once.
@@ -39,12 +43,18 @@ pub struct AttachRequest {
     pub in_memory: bool,
     /// How the kernel is to guard what is verified.
     pub guard: GuardOptions,
+    /// What opens encrypted partitions; without, they are attached as they are.
+    pub keys: Option<RefCell<Keys<'static>>>,
 }
 
 impl AttachRequest {
     /// A copy in memory goes with the attachment: nothing that is written to it would last.
     fn access(&self) -> Access {
         if self.in_memory { Access::ReadOnly } else { self.access }
+    }
+
+    const fn options(&self) -> ActivationOptions<'_> {
+        ActivationOptions { guard: self.guard, policy: &self.policy, keys: self.keys.as_ref() }
     }
 }
 
@@ -119,7 +129,7 @@ pub(super) fn activate(
             .and_then(|verified| fault::point("attach:verified").map(|()| verified));
         match verified {
             Ok(verified) => {
-                reservation.activate(Activatable::Verified(&verified), request.guard, observer, cancel)
+                reservation.activate(Activatable::Verified(&verified), request.options(), observer, cancel)
             }
             Err(cause) => Err(reservation.undo(cause)),
         }
@@ -127,7 +137,7 @@ pub(super) fn activate(
         let planned = ImageOnDisk::plan(image, &source, trust, &request.policy, request.access(), cancel);
         match planned {
             Ok(planned) => {
-                reservation.activate(Activatable::OnDisk(&planned), request.guard, observer, cancel)
+                reservation.activate(Activatable::OnDisk(&planned), request.options(), observer, cancel)
             }
             Err(cause) => Err(reservation.undo(cause)),
         }

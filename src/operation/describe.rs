@@ -54,6 +54,8 @@ pub enum Description {
 pub struct Ready {
     /// What it is for.
     pub designator: String,
+    /// Whether it is a whole disk, whose partitions have links as well.
+    pub whole_disk: bool,
     /// How it is protected.
     pub protection: String,
     /// The file system on it, where that is known.
@@ -198,19 +200,23 @@ fn describe_recorded(
     if !is_standing(record)? {
         return Ok(not_ready(format!("record '{}' is not ready", record.reference)));
     }
-    let Ok(designator) = recorded.designator.parse::<Designator>() else {
-        return Ok(not_ready(format!("'{}' is not a designator", recorded.designator)));
-    };
-    // The second half of the ESP pin: the device itself must be a vfat, and nothing else.
-    if designator.is_vfat_alone()
-        && let Err(why) = check_vfat(path, recorded)
-    {
-        return Ok(not_ready(why));
+    match recorded.designator.parse::<Designator>() {
+        // A whole disk is for nothing in particular.
+        Err(_) if record.whole_disk.is_some() => {}
+        Err(_) => return Ok(not_ready(format!("'{}' is not a designator", recorded.designator))),
+        // The second half of the ESP pin: the device itself must be a vfat, and nothing else.
+        Ok(designator) if designator.is_vfat_alone() => {
+            if let Err(why) = check_vfat(path, recorded) {
+                return Ok(not_ready(why));
+            }
+        }
+        Ok(_) => {}
     }
     Ok(match links_of(record, recorded) {
         Err(error) => not_ready(error.to_string()),
         Ok(links) => Description::Ready(Ready {
-            designator: designator.to_string(),
+            designator: recorded.designator.clone(),
+            whole_disk: record.whole_disk.is_some(),
             protection: recorded.protection.clone(),
             file_system: recorded.file_system.clone(),
             links,

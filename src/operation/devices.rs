@@ -82,20 +82,18 @@ impl HeldDevice {
         mapped.chain(self.loops.iter().map(LoopDevice::device_number))
     }
 
-    /// Lets it outlive its descriptors. Loop devices with something on them stay as they are: what stands on them holds
-    /// them, and they go with it.
+    /// Lets it outlive its descriptors. What has something standing on it stays as it is: that holds it, and it goes with
+    /// that.
     pub(super) fn make_permanent(&self) -> Result<(), OperationError> {
-        for mapper in &self.mappers {
-            mapper
+        if let Some(mapper) = self.mappers.last() {
+            return mapper
                 .make_permanent()
-                .map_err(|source| OperationError::system("making permanent", mapper.path(), source))?;
+                .map_err(|source| OperationError::system("making permanent", mapper.path(), source));
         }
-        if self.mappers.is_empty() {
-            for device in &self.loops {
-                device
-                    .make_permanent()
-                    .map_err(|source| OperationError::system("making permanent", device.path(), source))?;
-            }
+        for device in &self.loops {
+            device
+                .make_permanent()
+                .map_err(|source| OperationError::system("making permanent", device.path(), source))?;
         }
         Ok(())
     }
@@ -120,7 +118,7 @@ impl BoundDevices {
         for recorded in record.devices.iter().flat_map(|device| &device.mappers) {
             let found = device_mapper::find_by_name(&recorded.name)
                 .map_err(|source| OperationError::system("examining", &recorded.name, source))?;
-            mapped.extend(found.filter(|status| status.uuid == recorded.uuid));
+            mapped.extend(found.filter(|status| recorded.may_be(status)));
         }
         let listed =
             loop_device::list().map_err(|source| OperationError::system("listing", "/sys/block", source))?;
@@ -176,8 +174,8 @@ impl BoundDevices {
                 status.autoclear && device.loops.iter().any(|recorded| recorded.reference == reference)
             });
         }
-        self.mapped.iter().any(|status| {
-            status.deferred_removal && device.mappers.iter().any(|recorded| recorded.name == status.name)
+        device.mappers.last().is_some_and(|top| {
+            self.mapped.iter().any(|status| status.deferred_removal && status.name == top.name)
         })
     }
 

@@ -24,7 +24,7 @@ use crate::kernel::memory::available_memory;
 use crate::kernel::placed_file::{self, AnonymousFile};
 
 use super::activatable::Activatable;
-use super::activate::{Attached, GuardOptions, Reservation, device_references};
+use super::activate::{ActivationOptions, Attached, GuardOptions, Reservation, device_references};
 use super::cancel::Cancel;
 use super::detach::reap;
 use super::error::OperationError;
@@ -153,9 +153,10 @@ pub fn pull(
     let verified = image_directory::prepare(&directory, &target, room, needed, &mut reservation)
         .and_then(|root| download(body, &root, &target, room, &request.url, observer, cancel))
         .and_then(|image| verify_and_link(image, request, trust, &mut reservation, observer, cancel));
+    let options = ActivationOptions { guard: request.guard, policy: &request.policy, keys: None };
     match verified {
         Ok(verified) => reservation
-            .activate(Activatable::Verified(&verified), request.guard, observer, cancel)?
+            .activate(Activatable::Verified(&verified), options, observer, cancel)?
             .make_permanent(cancel),
         Err(cause) => Err(reservation.undo(cause)),
     }

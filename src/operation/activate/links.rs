@@ -36,18 +36,7 @@ pub(super) fn announce(
         observer.warning("no udevd is running: there are no links below /dev/disk, use the device paths");
         return Ok(Vec::new());
     }
-    let processed = match udev::change_and_wait(devices, cancel.signals(), Instant::now() + UDEV_DEADLINE) {
-        Ok(processed) => processed,
-        Err(UdevError::Interrupted(interrupted)) => return Err(interrupted.into()),
-        Err(source) => {
-            return Err(OperationError::system("waiting for the links of", &record.reference, source));
-        }
-    };
-    let links: Vec<PathBuf> = processed
-        .into_iter()
-        .flat_map(|device| device.links)
-        .filter(|link| link.starts_with(LINK_DIRECTORY))
-        .collect();
+    let links = links_of_processed(record, devices, cancel)?;
     for name in record.devices.iter().flat_map(|device| device.names(&record.reference)) {
         let expected = LoopReference::observed(name.as_bytes()).map(|name| name.encode());
         if let Ok(name) = expected
@@ -59,6 +48,35 @@ pub(super) fn announce(
         }
     }
     Ok(links)
+}
+
+/// Tells udev of the partitions of a whole disk, which have the links of the disk with a suffix: it looks at the disk's
+/// properties for them, so that one is announced before.
+pub(super) fn announce_partitions(record: &Record, cancel: &Cancel) -> Result<Vec<PathBuf>, OperationError> {
+    let partitions = record.whole_disk.iter().flat_map(|disk| &disk.partitions);
+    let numbers: Vec<DeviceNumber> =
+        partitions.filter_map(|partition| partition.device.parse().ok()).collect();
+    match udev::is_running() {
+        true => links_of_processed(record, &numbers, cancel),
+        false => Ok(Vec::new()),
+    }
+}
+
+/// The links by reference that devices have once udev has looked at them again.
+fn links_of_processed(
+    record: &Record,
+    devices: &[DeviceNumber],
+    cancel: &Cancel,
+) -> Result<Vec<PathBuf>, OperationError> {
+    match udev::change_and_wait(devices, cancel.signals(), Instant::now() + UDEV_DEADLINE) {
+        Ok(processed) => Ok(processed
+            .into_iter()
+            .flat_map(|device| device.links)
+            .filter(|link| link.starts_with(LINK_DIRECTORY))
+            .collect()),
+        Err(UdevError::Interrupted(interrupted)) => Err(interrupted.into()),
+        Err(source) => Err(OperationError::system("waiting for the links of", &record.reference, source)),
+    }
 }
 
 /// Gives udev the time to see that devices are going or gone. Nothing depends on it but the links, which a device loses

@@ -8,17 +8,20 @@ use crate::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
 use crate::format::verity::table::{MajorMinor, VerityTable};
 use crate::image::dissection::VeritySet;
 use crate::image::plan::{PlannedDevice, PlannedVerity};
+use crate::image::unlocked::LockedPartition;
 use crate::kernel::device_mapper::{KernelSignature, MappedDevice, VerityRequest};
 use crate::kernel::loop_device::{LoopDevice, LoopRequest};
 use crate::operation::activatable::Activatable;
+use crate::operation::cancel::Cancel;
 use crate::operation::contents::Contents;
 use crate::operation::devices::HeldDevice;
 use crate::operation::error::OperationError;
 use crate::operation::fault;
 use crate::operation::observer::Observer;
 use crate::operation::record::RecordedLoop;
+use crate::operation::unlock::{self, Keys, UnlockRequest};
 
-use super::{GuardOptions, Reservation};
+use super::{ActivationOptions, GuardOptions, Reservation};
 
 /// The bytes of the image that the device of the hash tree shows: the beginning of the hash partition with the superblock,
 /// which is where tools look for it, and the tree, and nothing behind.
@@ -35,8 +38,9 @@ impl Reservation {
         index: usize,
         planned: &PlannedDevice,
         image: Activatable<'_>,
-        options: GuardOptions,
+        options: ActivationOptions<'_>,
         observer: &dyn Observer,
+        cancel: &Cancel,
     ) -> Result<(), OperationError> {
         let sector_size = image.plan().sector_size;
         self.devices.push(HeldDevice::on(Vec::new()));
@@ -54,10 +58,16 @@ impl Reservation {
         }
         let guarded = self.record.devices.get(index).is_some_and(|device| !device.mappers.is_empty());
         if let Some(verity) = planned.verity.as_ref().filter(|_| guarded) {
-            self.make_verity(index, planned, verity, options, observer)?;
+            self.make_verity(index, planned, verity, options.guard, observer)?;
             fault::point(&format!("attach:verity-{index}"))?;
             self.store.write(&self.record)?;
             fault::point(&format!("attach:verity-{index}-recorded"))?;
+        }
+        if let Some(keys) = options.keys.filter(|_| planned.protection.hides_content()) {
+            self.unlock(index, planned, image, options, &mut keys.borrow_mut(), observer, cancel)?;
+            fault::point(&format!("attach:crypt-{index}"))?;
+            self.store.write(&self.record)?;
+            return fault::point(&format!("attach:crypt-{index}-recorded"));
         }
         self.check_contents(index, planned)
     }
@@ -134,9 +144,7 @@ impl Reservation {
         let (mapped, checked) = MappedDevice::create_verity(&request, signature).map_err(|source| {
             OperationError::system("making the dm-verity device for", &device.reference, source)
         })?;
-        recorded.path = Some(mapped.path());
-        recorded.device = Some(mapped.device_number().to_string());
-        recorded.disk_sequence = Some(mapped.disk_sequence());
+        recorded.note(&mapped);
         recorded.kernel_checked_signature = match checked {
             KernelSignature::None => None,
             KernelSignature::Checked => Some(true),
@@ -152,6 +160,61 @@ impl Reservation {
         device.device.clone_from(&recorded.device);
         device.disk_sequence = recorded.disk_sequence;
         held.push(mapped);
+        Ok(())
+    }
+
+    /// Opens an encrypted partition on top of its loop device. What shows in it is probed, and the policy is asked again.
+    #[expect(clippy::too_many_arguments, reason = "all of them are parts of one request")]
+    fn unlock(
+        &mut self,
+        index: usize,
+        planned: &PlannedDevice,
+        image: Activatable<'_>,
+        options: ActivationOptions<'_>,
+        keys: &mut Keys<'_>,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<(), OperationError> {
+        let (Some(held), Some(device)) = (self.devices.get_mut(index), self.record.devices.get_mut(index))
+        else {
+            return Ok(());
+        };
+        let (Some(below), Some(top)) = (held.path(), device.mappers.last()) else {
+            return Ok(());
+        };
+        let unlocked = unlock::unlock(
+            &UnlockRequest {
+                image: image.source(),
+                partition: LockedPartition {
+                    number: planned.number,
+                    designator: planned.designator,
+                    protection: planned.protection,
+                    read_only: planned.attributes.read_only(),
+                    growfs: planned.attributes.growfs(),
+                },
+                device: &below,
+                name: &top.name,
+                read_only: planned.read_only,
+                allow_discards: false,
+                policy: options.policy,
+            },
+            keys,
+            observer,
+            cancel,
+        )?;
+        device.file_system = unlocked.file_system.map(|file_system| file_system.as_str().to_owned());
+        let made = unlocked.volume.into_devices();
+        for recorded in &mut device.mappers {
+            if let Some(made) = made.iter().find(|made| made.name() == recorded.name) {
+                recorded.note(made);
+            }
+        }
+        if let Some(top) = device.mappers.last() {
+            device.path.clone_from(&top.path);
+            device.device.clone_from(&top.device);
+            device.disk_sequence = top.disk_sequence;
+        }
+        made.into_iter().for_each(|made| held.push(made));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod making;
 mod names;
 mod whole_disk;
 
+use std::cell::RefCell;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -17,6 +18,8 @@ use crate::format::loop_reference::LoopReference;
 use crate::format::units::{Extent, PartitionNumber};
 use crate::format::verity::table::OnCorruption;
 use crate::image::plan::PlannedDevice;
+use crate::image::policy::Protection;
+use crate::image::presets::RequestedPolicy;
 use crate::kernel::device_mapper;
 use crate::kernel::device_number::DeviceNumber;
 
@@ -31,6 +34,7 @@ use super::record::{
     FileIdentity, ImageIdentity, MapperTarget, Placed, Record, RecordStore, RecordedDevice, RecordedLoop,
     RecordedMapper, RecordedMount, State,
 };
+use super::unlock::Keys;
 use super::whole_disk::release_partitions;
 
 pub(super) use links::{LINK_DIRECTORY, remove_runtime_rules, wait_for_udev, write_runtime_rules};
@@ -51,6 +55,17 @@ pub struct Attached {
 pub struct GuardOptions {
     /// What dm-verity does about a block that differs.
     pub on_corruption: OnCorruption,
+}
+
+/// How devices are to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct ActivationOptions<'a> {
+    /// How the kernel is to guard what is verified.
+    pub guard: GuardOptions,
+    /// What is required of the image, to be asked again of what shows in an encrypted partition.
+    pub policy: &'a RequestedPolicy,
+    /// What opens encrypted partitions; without, they stay locked.
+    pub keys: Option<&'a RefCell<Keys<'static>>>,
 }
 
 /// A reference that is ours: a record in state `pending` says so, before anything else happens under that name.
@@ -116,7 +131,7 @@ impl Reservation {
     pub fn activate(
         mut self,
         image: Activatable<'_>,
-        options: GuardOptions,
+        options: ActivationOptions<'_>,
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<Activation, OperationError> {
@@ -129,7 +144,7 @@ impl Reservation {
     fn run(
         &mut self,
         image: Activatable<'_>,
-        options: GuardOptions,
+        options: ActivationOptions<'_>,
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<Vec<PathBuf>, OperationError> {
@@ -137,12 +152,12 @@ impl Reservation {
         if !guarded && image.plan().devices.iter().any(|device| device.verity.is_some()) {
             observer.note("this kernel has no dm-verity: what was verified in memory is used without it");
         }
-        self.fill_record(image, guarded)?;
+        self.fill_record(image, guarded, options.keys.is_some())?;
         self.store.write(&self.record)?;
         fault::point("attach:record")?;
         for (index, planned) in image.plan().devices.iter().enumerate() {
             cancel.check()?;
-            self.make_device(index, planned, image, options, observer)?;
+            self.make_device(index, planned, image, options, observer, cancel)?;
         }
         cancel.check()?;
         self.record.state = State::Ready;
@@ -157,7 +172,12 @@ impl Reservation {
     }
 
     /// Records everything that will be made, by name, before any of it is.
-    fn fill_record(&mut self, image: Activatable<'_>, guarded: bool) -> Result<(), OperationError> {
+    fn fill_record(
+        &mut self,
+        image: Activatable<'_>,
+        guarded: bool,
+        unlocked: bool,
+    ) -> Result<(), OperationError> {
         let references = device_references(&self.reference, image.plan())?;
         let metadata = image
             .file()
@@ -175,7 +195,7 @@ impl Reservation {
             .devices
             .iter()
             .zip(&references)
-            .map(|(planned, name)| recorded(&self.reference, planned, name, guarded))
+            .map(|(planned, name)| recorded(&self.reference, planned, name, guarded, unlocked))
             .collect::<Result<_, _>>()?;
         Ok(())
     }
@@ -327,6 +347,7 @@ fn recorded(
     planned: &PlannedDevice,
     reference: &LoopReference,
     guarded: bool,
+    unlocked: bool,
 ) -> Result<RecordedDevice, OperationError> {
     let naming = |error| OperationError::Usage(format!("naming the devices of '{attachment}': {error}"));
     let mut mappers = Vec::new();
@@ -342,15 +363,8 @@ fn recorded(
     let loops = match &planned.verity {
         Some(verity) if guarded => {
             let name = names::mapper_name(attachment, planned.designator)?;
-            mappers.push(RecordedMapper {
-                uuid: name.verity_uuid(verity.set.superblock.uuid),
-                name: name.as_str().to_owned(),
-                target: MapperTarget::Verity,
-                path: None,
-                device: None,
-                disk_sequence: None,
-                kernel_checked_signature: None,
-            });
+            let uuid = name.verity_uuid(verity.set.superblock.uuid);
+            mappers.push(RecordedMapper::planned(name.as_str().to_owned(), uuid, MapperTarget::Verity));
             let hash = making::hash_extent(&verity.set).ok_or_else(|| {
                 OperationError::state("attaching", attachment, "a hash tree beyond the image")
             })?;
@@ -358,6 +372,16 @@ fn recorded(
                 own_loop(&reference.data().map_err(naming)?, planned.extent, true),
                 own_loop(&reference.hash().map_err(naming)?, hash, true),
             ]
+        }
+        None if unlocked && planned.protection.hides_content() => {
+            let name = names::mapper_name(attachment, planned.designator)?;
+            if planned.protection == Protection::EncryptedWithIntegrity {
+                let tags = format!("{}{}", name.as_str(), names::TAGS);
+                mappers.push(RecordedMapper::planned(tags, String::new(), MapperTarget::Integrity));
+            }
+            let top = RecordedMapper::planned(name.as_str().to_owned(), String::new(), MapperTarget::Crypt);
+            mappers.push(top);
+            vec![own_loop(&reference.data().map_err(naming)?, planned.extent, planned.read_only)]
         }
         _ => vec![own_loop(reference, planned.extent, planned.read_only)],
     };

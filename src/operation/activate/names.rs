@@ -54,7 +54,7 @@ fn device_reference(
             reference.partition(number).map_err(naming)?
         }
     };
-    if device.verity.is_some() {
+    if device.verity.is_some() || device.protection.hides_content() {
         own.data().map_err(naming)?;
         own.hash().map_err(naming)?;
     }
@@ -79,12 +79,15 @@ pub(in crate::operation) fn mapper_name(
     MapperName::of(&name).map_err(|error| naming(error.to_string()))
 }
 
+/// What the name of the device with the tags has behind it, below one that decrypts: as libcryptsetup has it.
+pub(super) const TAGS: &str = "_dif";
+
 /// Whether a device of the device mapper has a name that belongs to the attachment `base`.
 pub(in crate::operation) fn is_mapper_of(name: &str, base: &LoopReference) -> bool {
     Designator::ALL
         .into_iter()
         .filter_map(|designator| MapperName::of(&base.designator(designator).ok()?).ok())
-        .any(|of_base| of_base.as_str() == name)
+        .any(|of_base| of_base.as_str() == name || name.strip_suffix(TAGS) == Some(of_base.as_str()))
 }
 
 /// A name that is taken would make a link that leads elsewhere.

@@ -113,7 +113,8 @@ impl Reservation {
         self.store.write(&self.record)?;
         fault::point("whole-disk:ready")?;
         write_runtime_rules(&self.record)?;
-        let links = links::announce(&self.record, &[number], observer, cancel)?;
+        let mut links = links::announce(&self.record, &[number], observer, cancel)?;
+        links.extend(links::announce_partitions(&self.record, cancel)?);
         fault::point("whole-disk:announced")?;
         Ok(links)
     }

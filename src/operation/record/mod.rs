@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::format::loop_reference::LoopReference;
-use crate::kernel::device_mapper::MappedStatus;
+use crate::kernel::device_mapper::{MappedDevice, MappedStatus};
 use crate::kernel::device_number::DeviceNumber;
 use crate::kernel::loop_device::LoopStatus;
 use crate::kernel::process::process_start_time;
@@ -216,7 +216,7 @@ pub struct RecordedLoop {
 pub struct RecordedMapper {
     /// Its name, as `/dev/mapper` has it.
     pub name: String,
-    /// Its UUID, in the form of libcryptsetup.
+    /// Its UUID, in the form of libcryptsetup; empty before it is made where it depends on a header that is not read yet.
     pub uuid: String,
     /// What it does.
     pub target: MapperTarget,
@@ -237,6 +237,8 @@ pub struct RecordedMapper {
 pub enum MapperTarget {
     /// Compares what is read with a hash tree.
     Verity,
+    /// Keeps tags beside the data, for dm-crypt to authenticate it by.
+    Integrity,
     /// Decrypts and encrypts.
     Crypt,
 }
@@ -321,6 +323,38 @@ impl Record {
 }
 
 impl RecordedMapper {
+    /// One that is to be made.
+    #[must_use]
+    pub const fn planned(name: String, uuid: String, target: MapperTarget) -> Self {
+        Self {
+            name,
+            uuid,
+            target,
+            path: None,
+            device: None,
+            disk_sequence: None,
+            kernel_checked_signature: None,
+        }
+    }
+
+    /// Takes over what was made.
+    pub fn note(&mut self, device: &MappedDevice) {
+        device.uuid().clone_into(&mut self.uuid);
+        self.path = Some(device.path());
+        self.device = Some(device.device_number().to_string());
+        self.disk_sequence = Some(device.disk_sequence());
+    }
+
+    /// Whether a device of the device mapper is what was recorded before it was made. Its name was free then.
+    #[must_use]
+    pub fn may_be(&self, status: &MappedStatus) -> bool {
+        let uuid = match self.uuid.is_empty() {
+            true => status.uuid.starts_with("CRYPT-"),
+            false => status.uuid == self.uuid,
+        };
+        uuid && status.name == self.name
+    }
+
     /// Whether a device of the device mapper is the very one that is recorded.
     #[must_use]
     pub fn describes(&self, status: &MappedStatus) -> bool {
