@@ -16,7 +16,7 @@ use ddictl::image::policy::Protection;
 use ddictl::image::presets::RequestedPolicy;
 use ddictl::image::unlocked::LockedPartition;
 use ddictl::kernel::device_mapper::find_by_name;
-use ddictl::kernel::loop_device::{LoopDevice, LoopRequest};
+use ddictl::kernel::loop_device::{LoopDevice, LoopRequest, status};
 use ddictl::operation::cancel::Cancel;
 use ddictl::operation::error::OperationError;
 use ddictl::operation::observer::Silent;
@@ -222,16 +222,22 @@ fn content(unlocked: &Unlocked) -> String {
     found.unwrap()
 }
 
-/// What is neither a device nor a file and could stay: keys.
+/// What is neither a device nor a file and could stay: keys. The kernel lists one that is gone until it is collected.
 fn assert_no_traces() {
-    let keys = fs::read_to_string("/proc/keys").unwrap();
-    assert!(!keys.contains("ddictl:") && !keys.contains("cryptsetup:"), "{keys}");
+    wait_until("no key of a volume is there", || {
+        let keys = fs::read_to_string("/proc/keys").unwrap();
+        !keys.contains("ddictl:") && !keys.contains("cryptsetup:")
+    });
 }
 
 fn assert_closed() {
+    wait_until("the volume is closed", || find_by_name(NAME).unwrap().is_none());
+}
+
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while find_by_name(NAME).unwrap().is_some() {
-        assert!(Instant::now() < deadline, "still there");
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
         pause();
     }
 }
@@ -272,9 +278,9 @@ fn both_versions_open() {
             drop(device);
             assert_eq!(unlocked.file_system, Some(FileSystem::Ext4), "{kind}");
             assert_eq!(content(&unlocked), "content", "{kind}");
-            let status = run("cryptsetup", &["status", NAME]);
+            let shown = run("cryptsetup", &["status", NAME]);
             for expected in [version.to_ascii_uppercase().as_str(), "aes-xts-plain64", "readonly"] {
-                assert!(status.contains(expected), "{kind}: {status}");
+                assert!(shown.contains(expected), "{kind}: {shown}");
             }
             let table = run("dmsetup", &["table", "--showkeys", NAME]);
             assert!(table.contains(":user:ddictl:luks-"), "{table}");
@@ -296,7 +302,6 @@ fn argon2id_opens() {
     ]);
     let unlocked = volume.open("home=encrypted").unwrap();
     assert_eq!(content(&unlocked), "content");
-    assert!(!unlocked.uuid.is_empty());
 }
 
 fn what_is_written_arrives() {
@@ -537,11 +542,7 @@ fn a_killed_holder_leaves_nothing() {
     holder.wait().unwrap();
     assert!(held.unwrap().deferred_removal);
     assert_closed();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while ddictl::kernel::loop_device::status(number).unwrap().is_some() {
-        assert!(Instant::now() < deadline, "the loop device is still there");
-        pause();
-    }
+    wait_until("the loop device is free", || status(number).unwrap().is_none());
 }
 
 fn a_permanent_volume_stays() {
@@ -566,6 +567,7 @@ fn nothing_waits_for_udev() {
         std::os::unix::fs::symlink("/dev/null", Path::new("/run/udev/rules.d").join(name)).unwrap();
     }
     let mut udevd = Command::new(harness::udevd().unwrap()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("udevd listens", || fs::exists("/run/udev/control").unwrap());
     run("udevadm", &["control", "--ping", "--timeout=30"]);
     let started = Instant::now();
     let outcome =
