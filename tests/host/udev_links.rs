@@ -161,6 +161,8 @@ impl Drop for Udevd {
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
+        // It does not remove its socket, and whoever finds one waits for a daemon.
+        let _ = fs::remove_file("/run/udev/control");
         if self.made_run {
             let _ = fs::remove_dir_all("/run/udev");
         }

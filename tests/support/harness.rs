@@ -43,6 +43,9 @@ const NO_GUEST: &str = "DDICTL_NO_GUEST";
 /// Held while host tests run, so that two runs on one machine do not see each other's devices.
 const LOCK: &str = "/run/lock/ddictl-host-tests";
 
+/// Where the udev daemon listens.
+const UDEV_CONTROL: &str = "/run/udev/control";
+
 /// How long the kernel may take to free what a test has released: udev may still have a loop device open when the last
 /// holder of ours lets go, and it is detached only when that is closed too.
 const SETTLING: Duration = Duration::from_secs(10);
@@ -100,7 +103,7 @@ impl Need {
             Self::Udevd => {
                 if udevd().is_none() {
                     Some("needs the udev daemon".to_owned())
-                } else if fs::symlink_metadata("/run/udev/control").is_ok() {
+                } else if fs::symlink_metadata(UDEV_CONTROL).is_ok() {
                     Some("needs a machine on which no udev daemon runs".to_owned())
                 } else {
                     tool("udevadm").is_none().then(|| "needs the program 'udevadm'".to_owned())
@@ -224,7 +227,10 @@ pub(crate) fn perform(test: HostTest) -> Result<Completion, Failed> {
     let outcome = panic::catch_unwind(test.run);
     let left = before.difference_once_settled();
     if let Some(kernel) = std::env::var_os(GUEST_KERNEL) {
-        forget_loop_devices(&kernel);
+        if left.is_some() {
+            take_down(&before);
+        }
+        start_afresh(&kernel);
     }
     match (outcome, left) {
         (Ok(()), None) => Ok(Completion::Completed),
@@ -242,9 +248,32 @@ pub(crate) fn perform(test: HostTest) -> Result<Completion, Failed> {
     }
 }
 
-/// Gives a test in a guest a kernel that has had no loop devices yet. A device that shows nothing stays once it was made,
-/// and udev has a look at each of them when a later test asks it to look again.
-fn forget_loop_devices(kernel: &OsStr) {
+/// Takes down in a guest what a failed test left, so that the next one is judged by what it does itself.
+fn take_down(before: &MachineState) {
+    let left = MachineState::now();
+    let mut left: Vec<&str> = left.0.difference(&before.0).map(String::as_str).collect();
+    // Mounts hold devices, and stand in the order in which they were made.
+    let number = |line: &str| line.strip_prefix("mount ")?.split(' ').next()?.parse::<u32>().ok();
+    left.sort_by_key(|line| number(line));
+    for line in left.into_iter().rev() {
+        if let Some(place) = line.strip_prefix("mount ").and_then(|mount| mount.split(' ').nth(4)) {
+            let _ = Command::new("umount").arg("--lazy").arg(place).status();
+        } else if let Some(path) = line.strip_prefix("file ") {
+            let _ = fs::remove_file(path.split(" -> ").next().unwrap_or(path));
+        }
+    }
+    let _ = Command::new("dmsetup").args(["remove_all", "--force"]).status();
+    let _ = Command::new("losetup").arg("--detach-all").status();
+}
+
+/// Gives a test in a guest a machine on which no udev ran, and a kernel that has had no loop devices yet. A device that
+/// shows nothing stays once it was made, and udev has a look at each of them when a later test asks it to look again.
+fn start_afresh(kernel: &OsStr) {
+    if fs::symlink_metadata(UDEV_CONTROL).is_err() {
+        for directory in ["/run/udev", "/dev/disk"] {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
     let loops = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with("loop");
     if !fs::read_dir("/sys/block").into_iter().flatten().flatten().any(|entry| loops(&entry)) {
         return;
@@ -289,6 +318,10 @@ impl MachineState {
             ["/run/ddictl/attachments", "/dev/disk/by-loop-ref", "/dev/disk/by-loop-inode", "/dev/mapper"]
         {
             add_files(Path::new(directory), &mut lines);
+        }
+        // The socket of a udev daemon: with it others wait for one.
+        if fs::symlink_metadata(UDEV_CONTROL).is_ok() {
+            lines.insert(format!("file {UDEV_CONTROL}"));
         }
         Self(lines)
     }
