@@ -13,6 +13,7 @@ use std::process::ExitCode;
 mod attach;
 mod device_mapper;
 mod dm_attach;
+mod encrypted_attach;
 #[path = "../host/faults.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
 mod faults;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             kernel::TESTS,
             device_mapper::TESTS,
             dm_attach::TESTS,
+            encrypted_attach::TESTS,
             luks::TESTS,
         ]
         .concat(),
