@@ -80,7 +80,7 @@ pub(crate) enum Need {
     Udevd,
     /// To run in a guest, see `tests/guest/run`; a test of the tier `guest` needs that anyway.
     Guest,
-    /// The tree of Debian unstable with a current systemd-repart, see `tests/support/sid-tree`.
+    /// The tree of Debian unstable with a current systemd-repart, see `tests/support/debian-tree`.
     UnstableTree,
 }
 
@@ -163,18 +163,21 @@ pub(crate) fn udevd() -> Option<PathBuf> {
 /// The tree of Debian unstable, built at the first call and cached; the reason where it cannot be had.
 pub(crate) fn unstable_tree() -> Result<PathBuf, String> {
     static TREE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    TREE.get_or_init(|| {
-        let output = Command::new(in_source_tree("tests/support/sid-tree"))
-            .output()
-            .map_err(|error| format!("running tests/support/sid-tree: {error}"))?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        match output.status.code() {
-            Some(0) => Ok(PathBuf::from(text(&output.stdout))),
-            Some(77) => Err(text(&output.stderr).lines().last().unwrap_or("no reason given").to_owned()),
-            _ => panic!("tests/support/sid-tree failed ({}): {}", output.status, text(&output.stderr)),
-        }
-    })
-    .clone()
+    TREE.get_or_init(|| debian_tree("sid")).clone()
+}
+
+/// The tree of a Debian suite, as `tests/support/debian-tree` knows it; the reason where it cannot be had.
+pub(crate) fn debian_tree(suite: &str) -> Result<PathBuf, String> {
+    let output = Command::new(in_source_tree("tests/support/debian-tree"))
+        .arg(suite)
+        .output()
+        .map_err(|error| format!("running tests/support/debian-tree: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    match output.status.code() {
+        Some(0) => Ok(PathBuf::from(text(&output.stdout))),
+        Some(77) => Err(text(&output.stderr).lines().last().unwrap_or("no reason given").to_owned()),
+        _ => panic!("tests/support/debian-tree failed ({}): {}", output.status, text(&output.stderr)),
+    }
 }
 
 /// A command that runs inside the tree of Debian unstable, with `directory` as its current directory.
@@ -189,6 +192,11 @@ pub(crate) fn of_unstable_tree(program: &str) -> Command {
     let mut command = Command::new(in_source_tree("tests/guest/in-tree"));
     command.arg(unstable_tree().unwrap()).arg(program);
     command
+}
+
+/// A program in `PATH` or in one of the directories of system programs.
+pub(crate) fn program(name: &str) -> Command {
+    Command::new(tool(name).unwrap_or_else(|| PathBuf::from(name)))
 }
 
 /// Where a program lies.
