@@ -29,7 +29,7 @@ units := $(wildcard units/*)
 pages := $(wildcard man/*.[1-8])
 documents := $(wildcard README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT)
 
-.PHONY: build help setup demo test test-guest lint bench fuzz install uninstall clean
+.PHONY: build help setup demo test test-guest test-machine lint bench fuzz install uninstall clean
 
 build:
 	@command -v $(CARGO) >/dev/null || { echo "make: no cargo here: install Rust 1.89 or newer" >&2; exit 1; }
@@ -45,6 +45,7 @@ help:
 	@echo "make demo        show the whole way, from a directory to a verified root in RAM and back"
 	@echo "make test        every check and every test (DDICTL_REQUIRE_ALL=1: a skipped test fails)"
 	@echo "make test-guest  the tests that need a kernel with the device mapper, in guests"
+	@echo "make test-machine  with keys and a kernel that checks signatures, in QEMU"
 	@echo "make lint        the checks alone"
 	@echo "make bench       speed, compared with the tools that do the same"
 	@echo "make fuzz        every fuzz target for a while (FUZZ_SECONDS=600)"
@@ -65,6 +66,10 @@ test: setup
 
 test-guest: setup
 	tests/run guest
+
+test-machine:
+	@tests/support/setup build demo test machine
+	tests/run machine
 
 lint: setup
 	tests/run lint
