@@ -71,6 +71,11 @@ pub enum SignatureRefusal {
         "it does not know the algorithms of the signature; sign with RSA and SHA-256, or with a kernel that has them"
     )]
     Algorithm,
+    /// `EINVAL` from a kernel that has the check: what an RSA signature with changed bytes ends with.
+    #[error(
+        "it answers that something is invalid, which it says of a signature that was changed; get the image again from a source you trust"
+    )]
+    Invalid,
     /// `EBADMSG`: not a PKCS#7 signature.
     #[error(
         "the signature is not one that it can read; sign the image again with a detached PKCS#7 signature in DER"
@@ -145,7 +150,10 @@ pub(super) fn consequence(errno: Errno, check: SignatureCheck, signed: bool) -> 
         (Errno::EKEYREJECTED, true, _) => Consequence::Refuse(R::Rejected),
         (Errno::EBADMSG, true, _) => Consequence::Refuse(R::Malformed),
         (Errno::ENOPKG, true, _) => Consequence::Refuse(R::Algorithm),
-        // An unknown option. Where the check is there, EINVAL can be its verdict, and then it is obeyed.
+        (Errno::EINVAL, true, SignatureCheck::Offered | SignatureCheck::Required) => {
+            Consequence::Refuse(R::Invalid)
+        }
+        // An unknown option.
         (Errno::EINVAL, true, SignatureCheck::Unknown | SignatureCheck::Absent) => {
             Consequence::LoadWithout(NotChecked::NotSupported)
         }
@@ -184,8 +192,8 @@ mod tests {
             (Errno::ENOKEY, Required, Consequence::Refuse(SignatureRefusal::RequiredKeyMissing)),
             (Errno::EINVAL, Unknown, without(NotSupported)),
             (Errno::EINVAL, Absent, without(NotSupported)),
-            (Errno::EINVAL, Offered, Consequence::Unrelated),
-            (Errno::EINVAL, Required, Consequence::Unrelated),
+            (Errno::EINVAL, Offered, Consequence::Refuse(SignatureRefusal::Invalid)),
+            (Errno::EINVAL, Required, Consequence::Refuse(SignatureRefusal::Invalid)),
             (Errno::EIO, Offered, Consequence::Unrelated),
             (Errno::EBUSY, Required, Consequence::Unrelated),
             (Errno::EKEYEXPIRED, Offered, Consequence::Unrelated),
