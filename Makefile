@@ -45,7 +45,7 @@ help:
 	@echo "make demo        show the whole way, from a directory to a verified root in RAM and back"
 	@echo "make test        every check and every test (DDICTL_REQUIRE_ALL=1: a skipped test fails)"
 	@echo "make test-guest  the tests that need a kernel with the device mapper, in guests"
-	@echo "make test-machine  with keys and a kernel that checks signatures, in QEMU"
+	@echo "make test-machine  what needs firmware with keys and a kernel that checks signatures, in QEMU"
 	@echo "make lint        the checks alone"
 	@echo "make bench       speed, compared with the tools that do the same"
 	@echo "make fuzz        every fuzz target for a while (FUZZ_SECONDS=600)"
