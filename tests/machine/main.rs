@@ -10,6 +10,7 @@
 
 use std::process::ExitCode;
 
+mod attach;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
 #[path = "../support/gpt_builder.rs"]
@@ -22,5 +23,5 @@ mod kernel_signature;
 mod keys;
 
 fn main() -> ExitCode {
-    harness::run([kernel_signature::TESTS].concat())
+    harness::run([kernel_signature::TESTS, attach::TESTS].concat())
 }
