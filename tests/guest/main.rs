@@ -11,6 +11,8 @@ use std::process::ExitCode;
 #[path = "../host/attach.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
 mod attach;
+#[path = "../support/ddi_builder.rs"]
+mod ddi_builder;
 mod device_mapper;
 mod dm_attach;
 mod encrypted_attach;
@@ -22,11 +24,15 @@ mod gpt_builder;
 #[path = "../support/harness.rs"]
 mod harness;
 mod kernel;
+#[allow(dead_code, unreachable_pub, reason = "the file is shared with unit tests, which use all of it")]
+#[path = "../support/keys.rs"]
+mod keys;
 mod luks;
 #[path = "../host/repart.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
 mod repart;
 mod self_test;
+mod systemd;
 #[path = "../host/udev_links.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
 mod udev_links;
@@ -40,6 +46,7 @@ fn main() -> ExitCode {
             dm_attach::TESTS,
             encrypted_attach::TESTS,
             luks::TESTS,
+            systemd::policy_table::TESTS,
         ]
         .concat(),
     )

@@ -82,6 +82,8 @@ pub(crate) enum Need {
     Guest,
     /// The tree of Debian unstable with a current systemd-repart, see `tests/support/debian-tree`.
     UnstableTree,
+    /// The tree of another Debian suite, likewise.
+    DebianTree(&'static str),
 }
 
 impl Need {
@@ -116,6 +118,7 @@ impl Need {
                 )
             }),
             Self::UnstableTree => unstable_tree().err(),
+            Self::DebianTree(suite) => debian_tree(suite).err(),
         }
     }
 }

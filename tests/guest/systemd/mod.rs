@@ -1,0 +1,4 @@
+//! The same images given to systemd and to ddictl.
+
+pub(crate) mod peer;
+pub(crate) mod policy_table;
