@@ -206,7 +206,6 @@ impl BoundDevices {
     }
 
     /// Unbinds a loop device unless it is gone already, which it also is when its number belongs to another one by now.
-    /// What stands below a device of the device mapper goes with that one, and is only waited for.
     fn detach_loop(
         &self,
         reference: &str,
@@ -215,9 +214,13 @@ impl BoundDevices {
     ) -> Result<(), OperationError> {
         let number = status.number;
         release_partitions_of(status)?;
-        let detached = match status.autoclear && !self.mapped.is_empty() {
-            true => loop_device::wait_until_gone(number, &status.identity(), deadline),
-            false => loop_device::detach(number, &status.identity(), deadline),
+        // What is unbound with its last user and is still in use may only be about to go: what stood on it was removed a
+        // moment ago, and the kernel lets go of it some time after that.
+        let detached = match loop_device::detach(number, &status.identity(), deadline) {
+            Err(DetachError::InUse { .. }) if status.autoclear => {
+                loop_device::wait_until_gone(number, &status.identity(), deadline)
+            }
+            other => other,
         };
         match detached {
             Ok(_) | Err(DetachError::AnotherDevice { .. }) => Ok(()),
