@@ -11,6 +11,7 @@ pub mod guid;
 pub mod label;
 pub mod loop_reference;
 pub mod mapper_name;
+pub mod mounting;
 pub mod partition_type;
 pub mod root_hash;
 pub mod sparse;

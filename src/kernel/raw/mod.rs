@@ -5,12 +5,14 @@
 
 pub mod block;
 pub mod device_mapper;
+pub mod grow;
 pub mod inode_flags;
 pub mod keyring;
 #[cfg(feature = "luks")]
 pub mod libcryptsetup;
 pub mod loop_control;
 pub mod memory;
+pub mod mount;
 pub mod partition;
 
 use nix::errno::Errno;

@@ -1,10 +1,8 @@
-//! Mounts: a file system of our own in memory, and who has what mounted.
+//! A file system of our own in memory.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,88 +11,11 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 
-use super::device_number::DeviceNumber;
+use super::{MountError, is_mount_point, proc_path};
 use crate::format::units::ByteLength;
 
 /// How many files the tmpfs takes: an image, its companions and what is being placed. Inodes are memory too.
 const MAXIMUM_INODES: u32 = 64;
-
-/// Why a mount failed.
-#[derive(Debug, thiserror::Error)]
-pub enum MountError {
-    /// A mount is there already; what it shows is not ours to cover.
-    #[error("mounting a tmpfs: '{}' is a mount point already", .directory.display())]
-    AlreadyMounted {
-        /// Where.
-        directory: PathBuf,
-    },
-    /// The directory cannot be made.
-    #[error("creating '{}'", .directory.display())]
-    Creating {
-        /// Where.
-        directory: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
-    /// Another file system than ours is found there: somebody has mounted something over it.
-    #[error("another file system was mounted over the tmpfs on '{}'", .directory.display())]
-    Displaced {
-        /// Where.
-        directory: PathBuf,
-    },
-    /// The kernel refused the mount.
-    #[error("mounting a tmpfs on '{}'", .directory.display())]
-    Mounting {
-        /// Where.
-        directory: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
-    /// The directory has contents, which a mount would hide.
-    #[error("mounting a tmpfs: '{}' is not empty", .directory.display())]
-    NotEmpty {
-        /// Where.
-        directory: PathBuf,
-    },
-    /// The directory cannot be opened or listed: for instance, it is a symbolic link or a file.
-    #[error("opening '{}' as a directory", .directory.display())]
-    Opening {
-        /// Where.
-        directory: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
-    /// The kernel's table of mounts cannot be read.
-    #[error("reading '/proc/self/mountinfo'")]
-    ReadingMounts(#[source] io::Error),
-    /// The directory that was made for the mount cannot be removed.
-    #[error("removing '{}'", .directory.display())]
-    Removing {
-        /// Where.
-        directory: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
-    /// The kernel refused another size for the tmpfs.
-    #[error("changing the size of the tmpfs on '{}'", .directory.display())]
-    Resizing {
-        /// Where.
-        directory: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
-    /// The file system does not say how much room it has.
-    #[error("asking a file system for its free space")]
-    Statistics(#[source] io::Error),
-    /// The kernel refused to unmount.
-    #[error("unmounting '{}'", .directory.display())]
-    Unmounting {
-        /// Where.
-        directory: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
-}
 
 /// A tmpfs that this process has mounted. Dropping it unmounts it and removes the directory if that was made for it.
 #[derive(Debug)]
@@ -238,89 +159,6 @@ pub fn free_space(file: BorrowedFd<'_>) -> Result<ByteLength, MountError> {
     Ok(ByteLength::new(fragments.saturating_mul(size)))
 }
 
-/// Whether something is mounted on exactly this directory. A path that does not exist is no mount point.
-///
-/// # Errors
-/// [`MountError::ReadingMounts`], [`MountError::Opening`] where the path cannot be resolved.
-pub fn is_mount_point(path: &Path) -> Result<bool, MountError> {
-    let opening = |source| MountError::Opening { directory: path.to_owned(), source };
-    let handle = match OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC | libc::O_PATH).open(path) {
-        Ok(handle) => handle,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(source) => return Err(opening(source)),
-    };
-    // The kernel's own name for it, without links, as the table has it.
-    let resolved = fs::read_link(proc_path(handle.as_fd())).map_err(opening)?;
-    Ok(mounts()?.iter().any(|entry| entry.mount_point == resolved))
-}
-
-/// Where a block device is mounted in this mount namespace, in the order of mounting.
-///
-/// File systems over several devices (btrfs) have a number of their own: they are known by the node they were mounted
-/// from.
-///
-/// # Errors
-/// [`MountError::ReadingMounts`].
-pub fn mounts_of(device: DeviceNumber) -> Result<Vec<PathBuf>, MountError> {
-    let comes_from = |source: &OsStr| {
-        let is_node = source.as_bytes().starts_with(b"/dev/");
-        is_node && fs::metadata(source).is_ok_and(|node| DeviceNumber::of_block_node(&node) == Some(device))
-    };
-    let mine = mounts()?.into_iter().filter(|entry| entry.device == device || comes_from(&entry.source));
-    Ok(mine.map(|entry| entry.mount_point).collect())
-}
-
-/// A line of `/proc/self/mountinfo`.
-#[derive(Debug, PartialEq, Eq)]
-struct MountEntry {
-    device: DeviceNumber,
-    mount_point: PathBuf,
-    source: OsString,
-}
-
-fn mounts() -> Result<Vec<MountEntry>, MountError> {
-    let table = fs::read("/proc/self/mountinfo").map_err(MountError::ReadingMounts)?;
-    let lines = table.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    lines
-        .map(|line| {
-            let odd = || io::Error::other(format!("unexpected line '{}'", line.escape_ascii()));
-            entry_of(line).ok_or_else(|| MountError::ReadingMounts(odd()))
-        })
-        .collect()
-}
-
-/// Reads a line as proc_pid_mountinfo(5) says: number, parent, major:minor, root, mount point, options, any number of
-/// optional fields, a hyphen, type, source, options.
-fn entry_of(line: &[u8]) -> Option<MountEntry> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let device = str::from_utf8(fields.nth(2)?).ok()?.parse().ok()?;
-    let mount_point = OsString::from_vec(unescaped(fields.nth(1)?)).into();
-    fields.next()?;
-    fields.find(|field| *field == b"-")?;
-    let source = OsString::from_vec(unescaped(fields.nth(1)?));
-    Some(MountEntry { device, mount_point, source })
-}
-
-/// Undoes the kernel's escapes: a backslash and three octal digits for blank, tab, newline, backslash and number sign.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, behind)) = rest.split_first() {
-        let digits = behind.get(..3).filter(|_| byte == b'\\').and_then(|digits| str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(escaped) => {
-                plain.push(escaped);
-                rest = behind.get(3..).unwrap_or_default();
-            }
-            None => {
-                plain.push(byte);
-                rest = behind;
-            }
-        }
-    }
-    plain
-}
-
 fn open_directory(path: &Path) -> io::Result<File> {
     let flags = libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_NOFOLLOW;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
@@ -340,54 +178,9 @@ pub fn is_tmpfs(file: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(fstatfs(file)?.filesystem_type() == TMPFS_MAGIC)
 }
 
-fn proc_path(file: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_with_escapes_and_optional_fields_is_read() {
-        let line =
-            b"36 35 98:0 /mnt1 /mnt\\0402\\134x rw,noatime master:1 shared:2 - ext3 /dev/a\\011b rw,errors=x";
-        let entry = entry_of(line).unwrap();
-        assert_eq!(entry.device, DeviceNumber::new(98, 0));
-        assert_eq!(entry.mount_point, Path::new("/mnt 2\\x"));
-        assert_eq!(entry.source, OsStr::new("/dev/a\tb"));
-    }
-
-    #[test]
-    fn a_line_that_lacks_a_field_is_not_read() {
-        for line in [
-            "",
-            "36",
-            "36 35 98:0 /",
-            "36 35 x / /mnt rw - ext3 a rw",
-            "36 35 98:0 / /mnt rw - ext3",
-            "36 35 98:0 / /mnt rw ext3 a rw",
-        ] {
-            assert_eq!(entry_of(line.as_bytes()), None, "{line:?}");
-        }
-    }
-
-    #[test]
-    fn a_backslash_without_three_octal_digits_stays() {
-        for (escaped, plain) in
-            [("\\04", "\\04"), ("\\", "\\"), ("\\999", "\\999"), ("\\777", "\\777"), ("\\043", "#")]
-        {
-            assert_eq!(unescaped(escaped.as_bytes()), plain.as_bytes(), "{escaped}");
-        }
-    }
-
-    #[test]
-    fn the_root_is_a_mount_point_and_a_new_directory_is_not() {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(is_mount_point(Path::new("/proc")).unwrap());
-        assert!(!is_mount_point(directory.path()).unwrap());
-        assert!(!is_mount_point(&directory.path().join("absent")).unwrap());
-    }
 
     #[test]
     fn a_directory_with_contents_a_mount_point_a_link_and_a_file_are_refused_untouched() {
