@@ -8,6 +8,7 @@ pub mod dissection;
 pub mod finding;
 pub mod luks;
 mod pairing;
+pub mod places;
 pub mod plan;
 pub mod policy;
 pub mod presets;
