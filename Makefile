@@ -3,6 +3,7 @@
 PREFIX ?= /usr
 DESTDIR ?=
 SYSCONFDIR ?= /etc
+MOUNT_DDI ?= no
 CARGO ?= cargo
 
 # Where cargo puts what it builds.
@@ -11,6 +12,7 @@ BINARY := $(TARGET)/release/ddictl
 COMPLETIONS := $(TARGET)/completions
 
 bindir := $(DESTDIR)$(PREFIX)/bin
+sbindir := $(DESTDIR)$(PREFIX)/sbin
 libdir := $(DESTDIR)$(PREFIX)/lib
 datadir := $(DESTDIR)$(PREFIX)/share
 docdir := $(datadir)/doc/ddictl
@@ -22,6 +24,9 @@ zshdir := $(datadir)/zsh/site-functions
 fishdir := $(datadir)/fish/vendor_completions.d
 # A generator is masked by a link to /dev/null under its own name, in the directory that comes first.
 maskdir := $(DESTDIR)$(SYSCONFDIR)/systemd/system-generators
+
+# What mount(8) calls for the type ddictl, and with MOUNT_DDI=yes for the type ddi, which else is systemd's.
+helpers := mount.ddictl $(if $(filter yes,$(MOUNT_DDI)),mount.ddi)
 
 rules := $(wildcard udev-rules/*.rules)
 policies := $(wildcard policy/*.policy)
@@ -49,7 +54,7 @@ help:
 	@echo "make lint        the checks alone"
 	@echo "make bench       speed, compared with the tools that do the same"
 	@echo "make fuzz        every fuzz target for a while (FUZZ_SECONDS=600)"
-	@echo "make install     what is built, below DESTDIR and PREFIX (/usr)"
+	@echo "make install     what is built, below DESTDIR and PREFIX (/usr); MOUNT_DDI=yes: for 'mount -t ddi', too"
 	@echo "make uninstall   take it away again"
 	@echo "make clean       remove what is built"
 
@@ -87,6 +92,8 @@ install:
 	install -D -m 755 $(BINARY) $(bindir)/ddictl
 	install -d $(udevdir)/rules.d $(policydir) $(unitdir) $(bashdir) $(zshdir) $(fishdir) $(docdir) $(maskdir)
 	ln -sfn ../../bin/ddictl $(udevdir)/ddictl-udev-helper
+	install -d $(sbindir)
+	for name in $(helpers); do ln -sfn ../bin/ddictl $(sbindir)/$$name || exit 1; done
 	$(if $(rules),install -m 644 $(rules) $(udevdir)/rules.d)
 	$(if $(policies),install -m 644 $(policies) $(policydir))
 	$(if $(units),install -m 644 $(units) $(unitdir))
@@ -98,7 +105,8 @@ install:
 	ln -sfn /dev/null $(maskdir)/systemd-import-generator
 
 uninstall:
-	rm -f $(bindir)/ddictl $(udevdir)/ddictl-udev-helper
+	rm -f $(bindir)/ddictl $(udevdir)/ddictl-udev-helper $(sbindir)/mount.ddictl
+	test "$$(readlink $(sbindir)/mount.ddi)" != ../bin/ddictl || rm -f $(sbindir)/mount.ddi
 	rm -f $(patsubst udev-rules/%,$(udevdir)/rules.d/%,$(rules)) $(patsubst units/%,$(unitdir)/%,$(units))
 	for page in $(pages); do rm -f $(datadir)/man/man$${page##*.}/$${page##*/}; done
 	rm -f $(bashdir)/ddictl $(zshdir)/_ddictl $(fishdir)/ddictl.fish

@@ -14,8 +14,9 @@
 //! <!-- layers: begin -->
 //! | layer | holds | may name | may do by itself |
 //! |---|---|---|---|
-//! | `main.rs` | the choice of a front end by the name that the program is called by | `cli/`, `udev_helper.rs` | environment |
+//! | `main.rs` | the choice of a front end by the name that the program is called by | `cli/`, `mount_helper.rs`, `udev_helper.rs` | environment |
 //! | `cli/` | the command line: words in, words out, exit status | `operation/`, `image/`, `trust/`, `format/` | argument parsing, clock, environment, streams, terminal |
+//! | `mount_helper.rs` | the words of mount(8), as those of the command line | `cli/` | nothing |
 //! | `udev_helper.rs` | the words that the udev rules ask for | `operation/`, `image/`, `trust/`, `format/` | argument parsing, environment, streams, terminal |
 //! | `operation/` | the verbs: the order of effects, and their undoing | `kernel/`, `fetch/`, `image/`, `trust/`, `format/` | clock, files, processes, streams, threads |
 //! | `kernel/` | loop devices, memory files, mounts, signals, udev: it carries out, it does not judge | `kernel/raw/`, `format/` | clock, files, local sockets, streams, system calls, threads |
@@ -85,6 +86,7 @@ pub mod fetch;
 pub mod format;
 pub mod image;
 pub mod kernel;
+pub mod mount_helper;
 pub mod operation;
 pub mod trust;
 pub mod udev_helper;

@@ -6,8 +6,12 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let called_as = arguments.next().unwrap_or_else(|| "ddictl".into());
-    if Path::new(&called_as).file_name().is_some_and(|name| name == ddictl::udev_helper::NAME) {
+    let name = Path::new(&called_as).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if name == ddictl::udev_helper::NAME {
         return ddictl::udev_helper::run(arguments);
+    }
+    if ddictl::mount_helper::NAMES.contains(&name) {
+        return ddictl::mount_helper::run(arguments);
     }
     ddictl::cli::run(std::iter::once(called_as).chain(arguments))
 }

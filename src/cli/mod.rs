@@ -6,6 +6,7 @@ mod completion;
 mod detach;
 mod dissect;
 mod list;
+mod mount;
 mod options;
 mod policy;
 mod progress;
@@ -13,6 +14,7 @@ mod pull;
 mod report;
 mod seal;
 mod table;
+mod umount;
 mod verify;
 
 use std::ffi::OsString;
@@ -63,6 +65,8 @@ enum Verb {
     Attach(attach::Arguments),
     Detach(detach::Arguments),
     List(list::Arguments),
+    Mount(mount::Arguments),
+    Umount(umount::Arguments),
     Seal(seal::Arguments),
     Completion(completion::Arguments),
 }
@@ -107,6 +111,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Attach(arguments) => arguments.run(&context),
         Verb::Detach(arguments) => arguments.run(&context),
         Verb::List(arguments) => arguments.run(),
+        Verb::Mount(arguments) => arguments.run(&context),
+        Verb::Umount(arguments) => arguments.run(&context),
         Verb::Seal(arguments) => arguments.run(&context),
         Verb::Completion(arguments) => arguments.run(),
     };
@@ -114,6 +120,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(status) => status.into(),
         Err(failure) => report_failure(&failure),
     }
+}
+
+/// Says that the words of another front end make no sense, and gives the exit status for that.
+pub(crate) fn report_usage(problem: &str) -> ExitCode {
+    report_failure(&Failure::Operation(OperationError::Usage(problem.to_owned())))
 }
 
 /// What every verb gets.

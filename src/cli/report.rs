@@ -292,6 +292,11 @@ pub(super) fn planned_disk(json: Json, reference: &LoopReference, plan: &WholeDi
     })
 }
 
+/// What would be attached, for programs.
+pub(super) fn planned_json(reference: &LoopReference, plan: &ActivationPlan) -> Value {
+    plan_json(reference.as_str(), plan)
+}
+
 /// The device paths of a record, one a line.
 fn paths_text(record: &Record) -> String {
     let paths = record.devices.iter().filter_map(|device| device.path.as_ref());
@@ -299,7 +304,7 @@ fn paths_text(record: &Record) -> String {
 }
 
 /// A record, for programs.
-fn record_json(record: &Record) -> Value {
+pub(super) fn record_json(record: &Record) -> Value {
     serde_json::to_value(record).unwrap_or_default()
 }
 

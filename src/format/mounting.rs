@@ -48,6 +48,8 @@ pub enum MountOption {
     NoLogReplay,
     /// `discard`: what is freed is told to the device.
     Discard,
+    /// `nodiscard`: it is not, for drivers that do so by themselves.
+    NoDiscard,
     /// `fmask` of vfat: the permission bits that no file has.
     FileMask(u16),
     /// `dmask` of vfat: the permission bits that no directory has.
@@ -62,6 +64,7 @@ impl MountOption {
             Self::NoRecovery => "norecovery",
             Self::NoLogReplay => "rescue",
             Self::Discard => "discard",
+            Self::NoDiscard => "nodiscard",
             Self::FileMask(_) => "fmask",
             Self::DirectoryMask(_) => "dmask",
         }
@@ -71,7 +74,7 @@ impl MountOption {
     #[must_use]
     pub fn value(self) -> Option<String> {
         match self {
-            Self::NoRecovery | Self::Discard => None,
+            Self::NoRecovery | Self::Discard | Self::NoDiscard => None,
             Self::NoLogReplay => Some("nologreplay".to_owned()),
             Self::FileMask(mask) | Self::DirectoryMask(mask) => Some(format!("{mask:04o}")),
         }
@@ -104,10 +107,14 @@ mod tests {
             MountOption::NoRecovery,
             MountOption::NoLogReplay,
             MountOption::Discard,
+            MountOption::NoDiscard,
             MountOption::FileMask(0o177),
             MountOption::DirectoryMask(0o77),
         ];
         let text: Vec<String> = options.iter().map(ToString::to_string).collect();
-        assert_eq!(text, ["norecovery", "rescue=nologreplay", "discard", "fmask=0177", "dmask=0077"]);
+        assert_eq!(
+            text,
+            ["norecovery", "rescue=nologreplay", "discard", "nodiscard", "fmask=0177", "dmask=0077"]
+        );
     }
 }

@@ -236,8 +236,12 @@ fn options_of(
         Discard::Loop | Discard::All => !protection.hides_content(),
         Discard::Crypto => true,
     };
-    if wanted && !read_only && !file_system.is_read_only() {
-        options.push(MountOption::Discard);
+    match file_system {
+        _ if read_only || file_system.is_read_only() => {}
+        _ if wanted => options.push(MountOption::Discard),
+        // These do so by themselves where the device takes it.
+        FileSystem::Btrfs | FileSystem::F2fs => options.push(MountOption::NoDiscard),
+        _ => {}
     }
     options
 }
@@ -393,7 +397,12 @@ mod tests {
             (root.protection, root.read_only) = (protection, read_only);
             let settings = MountSettings { discard, ..MountSettings::default() };
             let plan = MountPlan::new(&[root], settings).unwrap();
-            plan.mounts[0].options.contains(&MountOption::Discard)
+            let options = &plan.mounts[0].options;
+            let discards = options.contains(&MountOption::Discard);
+            let by_itself = matches!(file_system, FileSystem::Btrfs | FileSystem::F2fs);
+            let silenced = by_itself && !read_only && !discards;
+            assert_eq!(options.contains(&MountOption::NoDiscard), silenced, "{file_system} {discard:?}");
+            discards
         };
         let (plain, locked) = (Protection::Unprotected, Protection::Encrypted);
         for (discard, expected) in [

@@ -24,6 +24,7 @@ pub mod process;
 pub mod raw;
 pub mod secret;
 pub mod signal;
+pub mod stack;
 pub mod state_file;
 pub mod udev;
 

@@ -19,6 +19,7 @@ use super::fault;
 use super::image_directory::leave;
 use super::observer::Observer;
 use super::record::{FileIdentity, Owner, Placed, Record, RecordStore, State};
+use super::umount::unmount_leftovers;
 
 /// What a detach came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +147,7 @@ pub(super) fn is_standing(record: &Record) -> Result<bool, OperationError> {
 }
 
 /// The record that a word of the user's means.
-fn find(store: &RecordStore, what: &str) -> Result<Option<Record>, OperationError> {
+pub(super) fn find(store: &RecordStore, what: &str) -> Result<Option<Record>, OperationError> {
     if let Ok(reference) = LoopReference::observed(what.as_bytes())
         && let Some(record) = store.find(&reference)
     {
@@ -186,6 +187,10 @@ fn find(store: &RecordStore, what: &str) -> Result<Option<Record>, OperationErro
 
 fn take_down(store: &RecordStore, mut record: Record) -> Result<(), OperationError> {
     let bound = BoundDevices::of(&record)?;
+    if record.owner.is_some() {
+        // It was being mounted or unmounted by a process that died.
+        unmount_leftovers(&record)?;
+    }
     if let Some((path, holders)) = bound.users() {
         let problem = format!("{path} is in use ({holders}): release it first");
         return Err(OperationError::state("detaching", &record.reference, problem));
@@ -209,7 +214,17 @@ fn take_down(store: &RecordStore, mut record: Record) -> Result<(), OperationErr
         }
         return Err(error);
     }
-    wait_for_udev(&numbers);
+    finish(store, &record, &bound)
+}
+
+/// What is left to do once the devices are gone.
+pub(super) fn finish(
+    store: &RecordStore,
+    record: &Record,
+    gone: &BoundDevices,
+) -> Result<(), OperationError> {
+    remove_runtime_rules(&record.reference)?;
+    wait_for_udev(&gone.numbers());
     if let Some(placed) = &record.placed {
         remove_placed(store, &record.reference, placed)?;
         fault::point("detach:placed")?;

@@ -28,6 +28,7 @@ mod kernel;
 #[path = "../support/keys.rs"]
 mod keys;
 mod luks;
+mod mount;
 #[path = "../host/repart.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
 mod repart;
@@ -36,6 +37,7 @@ mod systemd;
 #[path = "../host/udev_links.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
 mod udev_links;
+mod workshop;
 
 fn main() -> ExitCode {
     harness::run_in_guest(
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
             encrypted_attach::TESTS,
             luks::TESTS,
             systemd::policy_table::TESTS,
+            mount::TESTS,
         ]
         .concat(),
     )

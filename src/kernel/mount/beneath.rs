@@ -30,7 +30,7 @@ pub struct ImageRoot {
 #[derive(Debug)]
 pub struct Place {
     handle: File,
-    /// Where it is, as the user sees it.
+    /// Where it is, without symbolic links.
     pub directory: PathBuf,
 }
 
@@ -56,11 +56,15 @@ impl ImageRoot {
     /// # Errors
     /// [`MountError::Opening`] for what is no directory; a missing one is `None`.
     pub fn find(&self, path: &Path) -> Result<Option<Place>, MountError> {
-        let directory = self.directory.join(path);
+        let opening = |source| MountError::Opening { directory: self.directory.join(path), source };
         match self.open(path) {
-            Ok(handle) => Ok(Some(Place { handle, directory })),
+            Ok(handle) => {
+                // Where it really is, without links: as the mount table will have it.
+                let directory = fs::read_link(proc_path(handle.as_fd())).map_err(opening)?;
+                Ok(Some(Place { handle, directory }))
+            }
             Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(MountError::Opening { directory, source: errno.into() }),
+            Err(errno) => Err(opening(errno.into())),
         }
     }
 
@@ -233,7 +237,7 @@ mod tests {
         let mut made = Vec::new();
         let place = root.find_or_create(Path::new("var/tmp"), &mut made).unwrap();
         assert!(place.is_empty().unwrap() && !place.is_mount_point().unwrap());
-        assert_eq!(place.directory, outside.path().join("image/var/tmp"));
+        assert_eq!(place.directory, fs::canonicalize(outside.path()).unwrap().join("image/var/tmp"));
         assert_eq!(made.len(), 2);
         assert_eq!(fs::metadata(&place.directory).unwrap().mode() & 0o7777, MODE);
         let again = root.find_or_create(Path::new("var/tmp"), &mut made).unwrap();

@@ -23,6 +23,8 @@ use crate::kernel::raw::{IoctlError, block, grow as raw_grow, mount as raw};
 
 /// The driver of a tmpfs.
 const TMPFS: &str = "tmpfs";
+/// btrfs is not resized to less than this, in bytes.
+const SMALLEST_BTRFS: u64 = 256 << 20;
 /// How many messages of a driver are taken over, and how long each may be.
 const MAXIMUM_MESSAGES: usize = 8;
 const MAXIMUM_MESSAGE_LENGTH: usize = 512;
@@ -116,20 +118,22 @@ impl PreparedMount {
         Ok(Self { root, number, device: Some(wanted), driver: file_system.as_str(), flags })
     }
 
-    /// A tmpfs of at most `size` bytes whose root has permissions 0755, for images that have no root of their own.
+    /// A tmpfs of at most `size` bytes whose root has permissions 0755, for images that have no root of their own. The
+    /// mount table shows `name` as its source.
     ///
     /// # Errors
     /// [`MountError::FileSystem`].
-    pub fn of_memory(size: ByteLength, flags: MountFlags) -> Result<Self, MountError> {
+    pub fn of_memory(name: &str, size: ByteLength, flags: MountFlags) -> Result<Self, MountError> {
         let failing = |source, messages| MountError::FileSystem {
             file_system: TMPFS,
             node: PathBuf::from(TMPFS),
             source,
             messages,
         };
-        let size = CString::new(size.to_string()).map_err(|error| failing(error.into(), String::new()))?;
+        let text = |text: String| CString::new(text).map_err(|error| failing(error.into(), String::new()));
+        let (size, name) = (text(size.to_string())?, text(name.to_owned())?);
         let settings = [
-            Setting::Value(c"source".to_owned(), c"tmpfs".to_owned()),
+            Setting::Value(c"source".to_owned(), name),
             Setting::Value(c"size".to_owned(), size),
             Setting::Value(c"mode".to_owned(), c"0755".to_owned()),
         ];
@@ -286,7 +290,7 @@ fn differs(place: &Path, what: &'static str, expected: impl ToString, found: imp
 pub enum Grown {
     /// The file system was asked to fill its device.
     Filled,
-    /// Its driver has no way of growing it while it is mounted.
+    /// Its driver has no way of growing it while it is mounted, or not to this size.
     CannotGrow,
 }
 
@@ -318,6 +322,7 @@ pub fn grow(mounted: &Mounted, file_system: FileSystem, device: BorrowedFd<'_>) 
             let block = u64::try_from(statistics.block_size()).unwrap_or_default().max(1);
             raw_grow::grow_ext4(root.as_fd(), size / block)
         }
+        FileSystem::Btrfs if size < SMALLEST_BTRFS => return Ok(Grown::CannotGrow),
         FileSystem::Btrfs => raw_grow::grow_btrfs(root.as_fd()),
         FileSystem::Xfs => raw_grow::xfs_shape(root.as_fd()).and_then(|shape| {
             let blocks = size / u64::from(shape.block_size.max(1));

@@ -81,6 +81,11 @@ impl MountTable {
         Ok(Self { entries })
     }
 
+    /// All of them, in the kernel's order.
+    pub fn entries(&self) -> impl Iterator<Item = &MountEntry> {
+        self.entries.iter()
+    }
+
     /// The mount of this number.
     #[must_use]
     pub fn get(&self, number: u64) -> Option<&MountEntry> {
