@@ -50,6 +50,7 @@ fn main() -> ExitCode {
             luks::TESTS,
             systemd::policy_table::TESTS,
             mount::TESTS,
+            systemd::interop::TESTS,
         ]
         .concat(),
     )

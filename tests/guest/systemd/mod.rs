@@ -1,4 +1,5 @@
 //! The same images given to systemd and to ddictl.
 
+pub(crate) mod interop;
 pub(crate) mod peer;
 pub(crate) mod policy_table;
