@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn an_image_whose_name_looks_like_an_option_of_ddictl_is_an_image() {
-        let words = translated(["./--dry-run".into(), "/mnt".into()] as [OsString; 2]).unwrap();
+        let words = translated(["./--dry-run", "/mnt"].map(OsString::from)).unwrap();
         assert_eq!(words[words.len() - 3..], ["--", "./--dry-run", "/mnt"].map(OsString::from));
     }
 }

@@ -7,7 +7,7 @@ use crate::format::superblock::Recovery;
 use crate::format::verity::table::VerityHealth;
 use crate::image::assessment::{Assessed, Assessment};
 use crate::image::dissection::{Dissection, Layout, Partition, Standing, VeritySet};
-use crate::image::finding::{Finding, is_deceptive, printable};
+use crate::image::finding::{Finding, Level, is_deceptive, printable};
 use crate::image::plan::{ActivationPlan, PlannedDevice};
 use crate::image::policy::Use;
 use crate::image::whole_disk::WholeDiskPlan;
@@ -200,6 +200,9 @@ fn plan_text(reference: &str, plan: &ActivationPlan) -> String {
                 .map_or("nobody vouches for it".to_owned(), |a| a.by().to_string());
             text.push_str(&format!("    {by}\n"));
         }
+    }
+    for finding in plan.findings.iter().filter(|finding| finding.level != Level::Note) {
+        text.push_str(&format!("  {} {}: {}\n", finding.rule, finding.level, escaped(&finding.message())));
     }
     text.push_str("  everything else in the image stays invisible\n");
     text

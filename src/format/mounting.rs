@@ -42,7 +42,7 @@ impl fmt::Display for MountFlags {
 /// An option of a file system driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MountOption {
-    /// `norecovery` of ext4 and xfs: the journal is not replayed, so that a read-only mount does not write.
+    /// `norecovery` of ext4, f2fs and xfs: the journal is not replayed, so that a read-only mount does not write.
     NoRecovery,
     /// `rescue=nologreplay` of btrfs: the same for its log tree.
     NoLogReplay,

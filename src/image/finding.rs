@@ -254,6 +254,10 @@ rules! {
     RootHashMismatch = "DDI0410", Error, "another root hash than the given one",
         "use the image that the root hash was given for";
 
+    /// A signature that the kernel does not accept.
+    SignatureRefusedByKernel = "DDI0411", Error, "a signature that the kernel refuses",
+        "sign with a key of the kernel's keyrings (built in, Secure Boot db or MOK), or ask the kernel why in its log";
+
     /// A partition in a state that the policy does not allow.
     PolicyState = "DDI0501", Error, "a partition in a state that the policy does not allow",
         "use an image that is protected as demanded (where 'signed' is: 'ddictl seal' signs, --root-hash= pins), or another policy";

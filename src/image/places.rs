@@ -226,7 +226,7 @@ fn options_of(
     let verified = matches!(protection, Protection::Verity | Protection::Signed);
     if read_only && !verified {
         match file_system {
-            FileSystem::Ext4 | FileSystem::Xfs => options.push(MountOption::NoRecovery),
+            FileSystem::Ext4 | FileSystem::F2fs | FileSystem::Xfs => options.push(MountOption::NoRecovery),
             FileSystem::Btrfs => options.push(MountOption::NoLogReplay),
             _ => {}
         }
@@ -249,6 +249,8 @@ fn options_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::gpt::Attributes;
+    use crate::format::superblock::Recovery;
     use crate::format::units::{ByteLength, Extent};
 
     fn device(designator: Designator, file_system: FileSystem) -> PlannedDevice {
@@ -258,7 +260,9 @@ mod tests {
             extent: Extent::from_beginning(ByteLength::new(4096)),
             protection: Protection::Unprotected,
             file_system: Some(file_system),
+            attributes: Attributes::default(),
             read_only: false,
+            recovery: Recovery::Unknown,
             growfs: false,
             verity: None,
             signer: None,
@@ -271,7 +275,7 @@ mod tests {
 
     fn only(device: PlannedDevice) -> PlannedMount {
         let designator = device.designator;
-        let root = super::tests::device(Designator::Root, FileSystem::Squashfs);
+        let root = self::device(Designator::Root, FileSystem::Squashfs);
         let devices = if designator == Designator::Root { vec![device] } else { vec![root, device] };
         let plan = plan(&devices);
         plan.mounts.into_iter().find(|mount| mount.designator == designator).unwrap()

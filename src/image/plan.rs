@@ -312,28 +312,6 @@ pub struct PlannedDevice {
     pub signer: Option<String>,
 }
 
-impl PlannedDevice {
-    /// The option that a mount of this device must have, so that the kernel neither writes to it nor refuses it because
-    /// it may not: no replay of the log, where nothing is to be written. See [`mount_option_without_recovery`].
-    #[must_use]
-    pub fn mount_option(&self) -> Option<&'static str> {
-        self.file_system.filter(|_| self.read_only).and_then(mount_option_without_recovery)
-    }
-}
-
-/// The option by which a read-only mount of a file system leaves its log alone; `None` where it has none.
-///
-/// ext4, XFS and btrfs write to the device at a read-only mount as well, where the device lets them
-/// (Documentation/filesystems/ext4, xfs.rst, f2fs.rst; btrfs(5), 'rescue').
-#[must_use]
-pub const fn mount_option_without_recovery(file_system: FileSystem) -> Option<&'static str> {
-    match file_system {
-        FileSystem::Ext4 | FileSystem::F2fs | FileSystem::Xfs => Some("norecovery"),
-        FileSystem::Btrfs => Some("rescue=nologreplay"),
-        FileSystem::Erofs | FileSystem::Squashfs | FileSystem::Vfat => None,
-    }
-}
-
 /// What a device's contents are verified against.
 #[derive(Debug)]
 pub struct PlannedVerity {

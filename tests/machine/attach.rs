@@ -104,7 +104,8 @@ impl Image {
     /// What is said where the kernel refuses. The harness sees to it that nothing is left.
     fn refused(&self) -> String {
         let output = self.attach();
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("DDI0411"), "{output:?}");
         assert!(output.stdout.is_empty(), "{output:?}");
         expect_no_keys_of_ours();
         String::from_utf8(output.stderr).unwrap()

@@ -7,9 +7,12 @@ use crate::format::superblock::FileSystem;
 use crate::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
 use crate::format::verity::table::{MajorMinor, VerityTable};
 use crate::image::dissection::VeritySet;
-use crate::image::plan::{PlannedDevice, PlannedVerity};
+use crate::image::finding::{Finding, Rule};
+use crate::image::plan::{PlannedDevice, PlannedVerity, Refusal};
 use crate::image::unlocked::LockedPartition;
-use crate::kernel::device_mapper::{KernelSignature, MappedDevice, VerityRequest};
+use crate::kernel::device_mapper::{
+    DeviceMapperError, KernelSignature, MappedDevice, SignatureRefusal, VerityRequest,
+};
 use crate::kernel::loop_device::{LoopDevice, LoopRequest};
 use crate::operation::activatable::Activatable;
 use crate::operation::cancel::Cancel;
@@ -58,7 +61,7 @@ impl Reservation {
         }
         let guarded = self.record.devices.get(index).is_some_and(|device| !device.mappers.is_empty());
         if let Some(verity) = planned.verity.as_ref().filter(|_| guarded) {
-            self.make_verity(index, planned, verity, options.guard, observer)?;
+            self.make_verity(index, planned, verity, image, options.guard, observer)?;
             fault::point(&format!("attach:verity-{index}"))?;
             self.store.write(&self.record)?;
             fault::point(&format!("attach:verity-{index}-recorded"))?;
@@ -120,6 +123,7 @@ impl Reservation {
         index: usize,
         planned: &PlannedDevice,
         verity: &PlannedVerity,
+        image: Activatable<'_>,
         options: GuardOptions,
         observer: &dyn Observer,
     ) -> Result<(), OperationError> {
@@ -141,9 +145,11 @@ impl Reservation {
         table.on_corruption = options.on_corruption;
         let request = VerityRequest { name: &recorded.name, uuid: &recorded.uuid, table };
         let signature = verity.authenticated.as_ref().and_then(|known| known.signature());
-        let (mapped, checked) = MappedDevice::create_verity(&request, signature).map_err(|source| {
-            OperationError::system("making the dm-verity device for", &device.reference, source)
-        })?;
+        let (mapped, checked) =
+            MappedDevice::create_verity(&request, signature).map_err(|error| match error {
+                DeviceMapperError::Signature { refusal, .. } => refused_by_kernel(image, planned, refusal),
+                other => OperationError::system("making the dm-verity device for", &device.reference, other),
+            })?;
         recorded.note(&mapped);
         recorded.kernel_checked_signature = match checked {
             KernelSignature::None => None,
@@ -255,4 +261,20 @@ fn note_loop(recorded: &mut RecordedLoop, device: &LoopDevice) {
     recorded.path = Some(device.path());
     recorded.device = Some(device.device_number().to_string());
     recorded.disk_sequence = Some(device.disk_sequence());
+}
+
+/// What the kernel refuses is refused, whatever we made of the signature.
+fn refused_by_kernel(
+    image: Activatable<'_>,
+    planned: &PlannedDevice,
+    refusal: SignatureRefusal,
+) -> OperationError {
+    let finding = Finding::of_partition(
+        Rule::SignatureRefusedByKernel,
+        planned.number,
+        "a root hash whose signature the kernel verifies, too",
+        refusal.to_string(),
+    );
+    let refusal = Refusal { policy: image.plan().policy.clone(), findings: vec![finding] };
+    OperationError::Refused { image: image.source().to_owned(), refusal: Box::new(refusal) }
 }

@@ -17,6 +17,7 @@ use std::time::Instant;
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::{Extent, PartitionNumber};
 use crate::format::verity::table::OnCorruption;
+use crate::image::finding::Level;
 use crate::image::plan::PlannedDevice;
 use crate::image::policy::Protection;
 use crate::image::presets::RequestedPolicy;
@@ -148,6 +149,9 @@ impl Reservation {
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<Vec<PathBuf>, OperationError> {
+        for finding in image.plan().findings.iter().filter(|finding| finding.level == Level::Warning) {
+            observer.warning(&finding.to_string());
+        }
         let guarded = has_dm_verity(image)?;
         if !guarded && image.plan().devices.iter().any(|device| device.verity.is_some()) {
             observer.note("this kernel has no dm-verity: what was verified in memory is used without it");

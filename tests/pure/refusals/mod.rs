@@ -76,6 +76,7 @@ const ELSEWHERE: &[(Rule, &str)] = &[
     (Rule::ForeignArchitecture, "depends on the machine: a_root_for_another_machine_is_refused"),
     (Rule::ExposedUnauthenticated, "needs a loosened preset: a_looser_text_does_not_loosen_verified_boot"),
     (Rule::RootHashMismatch, "needs a root hash: a_given_root_hash_decides"),
+    (Rule::SignatureRefusedByKernel, "needs a kernel that checks signatures: tests/machine"),
     (Rule::DataCorrupt, "needs the data to be read: command_line"),
     (Rule::HashTreeCorrupt, "needs the data to be read: command_line"),
     (Rule::NoHashTree, "only where verification is asked for: command_line"),
