@@ -273,7 +273,7 @@ fn refused_by_kernel(
         Rule::SignatureRefusedByKernel,
         planned.number,
         "a root hash whose signature the kernel verifies, too",
-        refusal.to_string(),
+        format!("its refusal: {refusal}"),
     );
     let refusal = Refusal { policy: image.plan().policy.clone(), findings: vec![finding] };
     OperationError::Refused { image: image.source().to_owned(), refusal: Box::new(refusal) }
