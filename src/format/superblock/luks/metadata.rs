@@ -114,6 +114,9 @@ pub struct KeyDerivation {
     pub iterations: Option<u64>,
 }
 
+/// A NUL inside a JSON string. There is no other spelling of it.
+const ESCAPED_NUL: &[u8] = br"\u0000";
+
 impl Luks2Metadata {
     /// The most that is read: systemd's limit, four times what the largest header has.
     pub const MAX: u64 = 16 << 20;
@@ -133,6 +136,10 @@ impl Luks2Metadata {
         let (text, behind) = area.split_at(end);
         if behind.iter().any(|byte| *byte != 0) {
             return Err(LuksError::BytesBehindMetadata);
+        }
+        // The name of a member would end there for libcryptsetup, and be that of another one, which was judged already.
+        if text.windows(ESCAPED_NUL.len()).any(|window| window == ESCAPED_NUL) {
+            return Err(LuksError::NulInMetadata);
         }
         // Every value but the first stands behind one of these.
         let found = text.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
@@ -342,6 +349,17 @@ mod tests {
         assert_eq!((kdf.kind.as_str(), kdf.memory_kib, kdf.time), ("argon2id", Some(1024), Some(4)));
         assert_eq!(slot.encryption.as_deref(), Some("aes-xts-plain64"));
         assert!(metadata.token_types.is_empty() && metadata.requirements.is_empty());
+    }
+
+    #[test]
+    fn a_member_whose_name_ends_early_for_c_is_refused() {
+        let text = json(&Fixture::load("luks2"));
+        let cipher = r#""encryption":"aes-xts-plain64""#;
+        assert!(text.contains(cipher), "{text}");
+        // cryptsetup 2.6 shows the cipher of this key slot as 'cipher_null-ecb'.
+        let hidden = text.replacen(cipher, &format!(r#"{cipher},"encryption\u0000":"cipher_null-ecb""#), 1);
+        assert_eq!(refusal(&hidden), LuksError::NulInMetadata);
+        assert_eq!(refusal(&text.replacen("aes-xts", "aes-xts\\u0000", 1)), LuksError::NulInMetadata);
     }
 
     #[test]

@@ -114,6 +114,9 @@ pub enum LuksError {
         /// How long it is.
         found: ByteLength,
     },
+    /// A string in the metadata contains a NUL. For libcryptsetup it ends there: the two of us would not read the same.
+    #[error("expected LUKS2 metadata without NULs in its strings, found one")]
+    NulInMetadata,
     /// The data would begin behind the partition.
     #[error("expected LUKS1 data within {partition} bytes, found it at {found}")]
     Payload {
