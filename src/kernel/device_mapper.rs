@@ -12,6 +12,7 @@ mod mapping;
 mod remove;
 mod signature;
 mod status;
+mod unfinished;
 mod verity;
 
 use std::fs::{File, OpenOptions};
