@@ -1,6 +1,7 @@
 //! The devices of an attachment as the kernel has them: held open while they are made, found again from their record,
 //! and taken down in the right order.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use crate::kernel::device_mapper::{self, MappedDevice, MappedStatus, RemoveError
 use crate::kernel::device_number::DeviceNumber;
 use crate::kernel::holders::Holders;
 use crate::kernel::loop_device::{self, DetachError, LoopDevice, LoopStatus};
+use crate::kernel::stack::Stack;
 
 use super::error::OperationError;
 use super::fault;
@@ -109,23 +111,39 @@ pub(super) struct BoundDevices {
 }
 
 impl BoundDevices {
-    /// What is there of a record, as far as it was recorded before it was made: by name, not yet by number.
+    /// What is there of a record: by number where that is recorded, and else by name, as far as a device was recorded
+    /// before it was made. A device that somebody else made under such a name is none of ours: it does not stand on
+    /// loop devices of ours.
     ///
     /// # Errors
     /// [`OperationError::System`] where the devices cannot be listed.
     pub(super) fn of(record: &Record) -> Result<Self, OperationError> {
+        let listed =
+            loop_device::list().map_err(|source| OperationError::system("listing", "/sys/block", source))?;
+        let loops: Vec<LoopStatus> = listed.into_iter().filter(|status| record.may_own(status)).collect();
+        let mut own: Vec<String> = loops.iter().map(|status| format!("loop{}", status.number)).collect();
         let mut mapped = Vec::new();
         for recorded in record.devices.iter().flat_map(|device| &device.mappers) {
             let found = device_mapper::find_by_name(&recorded.name)
                 .map_err(|source| OperationError::system("examining", &recorded.name, source))?;
-            mapped.extend(found.filter(|status| recorded.may_be(status)));
+            let Some(status) = found.filter(|status| recorded.may_be(status)) else { continue };
+            own.push(format!("dm-{}", status.device.minor()));
+            let is_ours = match recorded.disk_sequence {
+                Some(_) => recorded.describes(&status),
+                None if !status.live => true,
+                None => match Stack::of(status.device) {
+                    Ok(stack) => stack.names.iter().all(|name| own.contains(name)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+                    Err(error) => return Err(OperationError::system("examining", &recorded.name, error)),
+                },
+            };
+            if is_ours {
+                mapped.push(status);
+            } else {
+                own.pop();
+            }
         }
-        let listed =
-            loop_device::list().map_err(|source| OperationError::system("listing", "/sys/block", source))?;
-        let is_ours = |status: &LoopStatus| {
-            record.is_behind(status) && record.loop_device(status.reference().unwrap_or_default()).is_some()
-        };
-        Ok(Self { mapped, loops: listed.into_iter().filter(is_ours).collect() })
+        Ok(Self { mapped, loops })
     }
 
     /// What these held devices consist of.

@@ -57,12 +57,12 @@ const HOME: u128 = 0x933ac7e1_2eb4_4f13_b844_0e14e2aef915;
 const POLICY: &str = "--image-policy=home=encrypted+encryptedwithintegrity:=unused+absent";
 
 /// A directory with an image `secret.raw`, whose only partition is a LUKS volume with an ext4, and the key.
-struct Secret {
+pub(crate) struct Secret {
     directory: TempDir,
 }
 
 impl Secret {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(&[], Some("ext4"))
     }
 
@@ -97,12 +97,18 @@ impl Secret {
         secret
     }
 
-    fn key(&self) -> PathBuf {
+    pub(crate) fn key(&self) -> PathBuf {
         self.directory.path().join("key")
     }
 
-    fn image(&self) -> PathBuf {
+    pub(crate) fn image(&self) -> PathBuf {
         self.directory.path().join("secret.raw")
+    }
+
+    /// Where in the image the volume begins, in bytes.
+    pub(crate) fn offset(&self) -> u64 {
+        let text = succeed(ddictl().args(["dissect", "--json=short"]).arg(self.image()));
+        serde_json::from_str::<Value>(&text).unwrap()["partitions"][0]["offset"].as_u64().unwrap()
     }
 
     fn attach(&self, arguments: &[&str]) -> Command {
@@ -111,7 +117,7 @@ impl Secret {
         command
     }
 
-    fn with_key(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn with_key(&self, arguments: &[&str]) -> Command {
         let key = format!("--key-file={}", self.key().display());
         self.attach(&[&[key.as_str()], arguments].concat())
     }

@@ -33,6 +33,7 @@ mod mount;
 #[allow(dead_code, reason = "its tests run with those of the host")]
 mod repart;
 mod self_test;
+mod strangers;
 mod systemd;
 #[path = "../host/udev_links.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             luks::TESTS,
             systemd::policy_table::TESTS,
             mount::TESTS,
+            strangers::TESTS,
             systemd::interop::TESTS,
         ]
         .concat(),

@@ -301,6 +301,17 @@ impl Record {
         self.image.device == status.backing_device.to_string() && self.image.inode == status.backing_inode
     }
 
+    /// Whether a loop device is one that this record speaks of: by its number in this boot, where that is recorded, and
+    /// else by what it shows and its reference.
+    #[must_use]
+    pub fn may_own(&self, status: &LoopStatus) -> bool {
+        let recorded = self.loop_device(status.reference().unwrap_or_default());
+        self.is_behind(status)
+            && recorded.is_some_and(|(_, recorded)| {
+                recorded.disk_sequence.is_none_or(|sequence| sequence == status.disk_sequence)
+            })
+    }
+
     /// Whether a loop device is the very one that this record describes.
     #[must_use]
     pub fn describes(&self, recorded: &RecordedLoop, status: &LoopStatus) -> bool {

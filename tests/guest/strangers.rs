@@ -1,0 +1,124 @@
+//! What is not ours, and what somebody else did meanwhile: foreign devices with our names, rules that udev still knows,
+//! pipes that nobody writes to, names that are hardly names.
+
+use std::fs;
+use std::process::Command;
+
+use crate::attach::{Attached, Foreign, Sealed, text};
+use crate::encrypted_attach::Secret;
+use crate::harness::{HostTest, Need, ddictl};
+use crate::repart::succeed;
+
+const NEEDS: &[Need] = &[Need::Guest, Need::Tool("cryptsetup"), Need::Tool("mkfs.ext4")];
+
+/// The tests of this file.
+pub(crate) const TESTS: &[HostTest] = &[
+    HostTest {
+        name: "strangers::a_loop_device_of_somebody_else_is_not_detached",
+        needs: NEEDS,
+        run: a_loop_device_of_somebody_else_is_not_detached,
+    },
+    HostTest {
+        name: "strangers::a_verity_device_of_somebody_else_is_not_detached",
+        needs: NEEDS,
+        run: a_verity_device_of_somebody_else_is_not_detached,
+    },
+    HostTest {
+        name: "strangers::a_volume_of_somebody_else_is_not_reaped",
+        needs: NEEDS,
+        run: a_volume_of_somebody_else_is_not_reaped,
+    },
+];
+
+fn on_disk(sealed: &Sealed) -> Command {
+    let mut command = ddictl();
+    command.arg("attach").arg(format!("--certificate={}", sealed.path().join("k.crt").display()));
+    command
+}
+
+fn a_loop_device_of_somebody_else_is_not_detached() {
+    let sealed = Sealed::new();
+    for reference in ["under-test.raw-part1.data", "under-test.raw-part1.hash"] {
+        let attached = Attached::by(on_disk(&sealed).arg(sealed.image()));
+        // The same file under the same name: only the kernel's number tells it from ours.
+        let foreign = Foreign::attach(&sealed.image(), reference);
+        let detached = ddictl().args(["detach", "under-test.raw"]).output().unwrap();
+        let still = foreign.status();
+        drop(foreign);
+        drop(attached);
+        assert!(detached.status.success(), "{reference}: {}", text(&detached.stderr));
+        assert_eq!(still.reference(), Some(reference));
+    }
+}
+
+fn a_verity_device_of_somebody_else_is_not_detached() {
+    let sealed = Sealed::new();
+    let attached = Attached::by(on_disk(&sealed).arg(sealed.image()));
+    let record = attached.record();
+    let device = &record["devices"][0];
+    let (root_hash, uuid) =
+        (device["root_hash"].as_str().unwrap(), device["mappers"][0]["uuid"].as_str().unwrap());
+    // Somebody takes ours away and makes one of the same name and UUID, on loop devices of their own.
+    let table = succeed(Command::new("dmsetup").args(["table", "under-test.raw-root"]));
+    succeed(Command::new("dmsetup").args(["remove", "--noudevsync", "under-test.raw-root"]));
+    let partitions = sealed.partitions();
+    let own = |designator: &str| {
+        let found = partitions.iter().find(|partition| partition["designator"] == designator).unwrap();
+        let place = |key: &str| found[key].as_u64().unwrap().to_string();
+        let device = succeed(
+            Command::new("losetup")
+                .args(["--find", "--show", "--read-only"])
+                .args(["--offset", &place("offset"), "--sizelimit", &place("size")])
+                .arg(sealed.image()),
+        );
+        device.trim().to_owned()
+    };
+    let (data, hash) = (own("root"), own("root-verity"));
+    let number = |device: &str| fs::read_to_string(format!("/sys/block/{}/dev", &device[5..])).unwrap();
+    let mut words: Vec<String> = table.split_whitespace().map(str::to_owned).collect();
+    words[4] = number(&data).trim().to_owned();
+    words[5] = number(&hash).trim().to_owned();
+    assert!(words.iter().any(|word| word == root_hash), "{table}");
+    succeed(
+        Command::new("dmsetup").args(["create", "--noudevsync", "--readonly", "under-test.raw-root"]).args([
+            "--uuid",
+            uuid,
+            "--table",
+            &words.join(" "),
+        ]),
+    );
+    let detached = ddictl().args(["detach", "under-test.raw"]).output().unwrap();
+    let still = Command::new("dmsetup").args(["info", "under-test.raw-root"]).output().unwrap();
+    let _ = Command::new("dmsetup").args(["remove", "--noudevsync", "under-test.raw-root"]).output();
+    succeed(Command::new("losetup").args(["--detach", &data, &hash]));
+    assert!(detached.status.success(), "{}", text(&detached.stderr));
+    assert!(still.status.success(), "{still:?}");
+}
+
+fn a_volume_of_somebody_else_is_not_reaped() {
+    let secret = Secret::new();
+    let killed = secret.with_key(&[]).env("DDICTL_FAULT", "attach:loop-0-recorded=sigkill").output().unwrap();
+    assert!(!killed.status.success());
+    // The name is free, and somebody opens a volume under it, before anybody cleans up.
+    let other = Secret::new();
+    let volume = succeed(
+        Command::new("losetup")
+            .args(["--find", "--show", "--offset", &other.offset().to_string()])
+            .arg(other.image()),
+    );
+    let volume = volume.trim();
+    succeed(
+        Command::new("cryptsetup")
+            .args(["open", "--key-file"])
+            .arg(other.key())
+            .args([volume, "secret.raw-home"])
+            .env("DM_DISABLE_UDEV", "1"),
+    );
+    let reaped = ddictl().args(["detach", "--stale"]).output().unwrap();
+    let still = Command::new("dmsetup").args(["info", "secret.raw-home"]).output().unwrap();
+    let _ =
+        Command::new("cryptsetup").args(["close", "secret.raw-home"]).env("DM_DISABLE_UDEV", "1").output();
+    succeed(Command::new("losetup").args(["--detach", volume]));
+    assert!(reaped.status.success(), "{}", text(&reaped.stderr));
+    assert!(still.status.success(), "{still:?}");
+}
