@@ -6,8 +6,10 @@ use std::process::Command;
 
 use crate::attach::{Attached, Foreign, Sealed, text};
 use crate::encrypted_attach::Secret;
+use crate::faults::{each_fault, points};
 use crate::harness::{HostTest, Need, ddictl};
 use crate::repart::succeed;
+use crate::udev_links::Udevd;
 
 const NEEDS: &[Need] = &[Need::Guest, Need::Tool("cryptsetup"), Need::Tool("mkfs.ext4")];
 
@@ -27,6 +29,11 @@ pub(crate) const TESTS: &[HostTest] = &[
         name: "strangers::a_volume_of_somebody_else_is_not_reaped",
         needs: NEEDS,
         run: a_volume_of_somebody_else_is_not_reaped,
+    },
+    HostTest {
+        name: "strangers::in_an_initrd_a_fault_leaves_no_link_either",
+        needs: NEEDS,
+        run: in_an_initrd_a_fault_leaves_no_link_either,
     },
 ];
 
@@ -121,4 +128,24 @@ fn a_volume_of_somebody_else_is_not_reaped() {
     succeed(Command::new("losetup").args(["--detach", volume]));
     assert!(reaped.status.success(), "{}", text(&reaped.stderr));
     assert!(still.status.success(), "{still:?}");
+}
+
+fn in_an_initrd_a_fault_leaves_no_link_either() {
+    let sealed = Sealed::with_esp();
+    fs::write("/etc/initrd-release", "").unwrap();
+    let _udevd = Udevd::start();
+    let command = || {
+        let mut command = on_disk(&sealed);
+        command.arg("--image-policy=*").arg(sealed.image());
+        command
+    };
+    let detach = || drop(succeed(ddictl().args(["detach", "under-test.raw"])));
+    let points: Vec<String> = points(&mut command())
+        .into_iter()
+        .filter(|point| ["ready", "rules", "announced", "stands"].iter().any(|end| point.ends_with(end)))
+        .collect();
+    detach();
+    assert_eq!(points.len(), 5, "{points:?}");
+    each_fault(&points, &command, &detach);
+    fs::remove_file("/etc/initrd-release").unwrap();
 }
