@@ -33,7 +33,8 @@ impl Secret {
     }
 
     /// Reads a file, a pipe or a device to its end, or up to `limit` bytes. Whoever writes to a pipe may take time: the
-    /// wait ends with a signal.
+    /// wait ends with a signal. A named pipe is opened without waiting for a writer, see
+    /// [`open_foreign`](super::open_foreign): an open that waits could not be ended.
     ///
     /// # Errors
     /// The error of read(2); [`io::ErrorKind::FileTooLarge`] where there is more; [`io::ErrorKind::Interrupted`] where
@@ -50,7 +51,9 @@ impl Secret {
             match file.read(room) {
                 Ok(0) => break,
                 Ok(count) => length = length.saturating_add(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Nothing there yet, or somebody else was quicker: back to waiting.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -111,7 +111,8 @@ impl<'a> Keys<'a> {
 }
 
 fn read_key_file(path: &Path, observer: &dyn Observer, cancel: &Cancel) -> Result<Secret, OperationError> {
-    let file = File::open(path).map_err(|error| OperationError::system("opening key file", path, error))?;
+    let file = kernel::open_foreign(path)
+        .map_err(|error| OperationError::system("opening key file", path, error))?;
     let metadata =
         file.metadata().map_err(|error| OperationError::system("opening key file", path, error))?;
     let mode = metadata.permissions().mode() & 0o777;
@@ -126,7 +127,7 @@ fn read_key_file(path: &Path, observer: &dyn Observer, cancel: &Cancel) -> Resul
 
 fn read_descriptor(number: u32, cancel: &Cancel) -> Result<Secret, OperationError> {
     let path = PathBuf::from(format!("/proc/self/fd/{number}"));
-    let file = File::open(&path)
+    let file = kernel::open_foreign(&path)
         .map_err(|error| OperationError::system("opening the passphrase descriptor", &path, error))?;
     let mut secret = read_secret(&file, "reading the passphrase from", &path, cancel)?;
     if let Some((b'\n', before)) = secret.expose().split_last() {
@@ -137,7 +138,7 @@ fn read_descriptor(number: u32, cancel: &Cancel) -> Result<Secret, OperationErro
 }
 
 fn read_credential(path: &Path, cancel: &Cancel) -> Result<Option<Secret>, OperationError> {
-    match File::open(path) {
+    match kernel::open_foreign(path) {
         Ok(file) => read_secret(&file, "reading credential", path, cancel).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(OperationError::system("opening credential", path, error)),

@@ -2,12 +2,12 @@
 //! pipes that nobody writes to, names that are hardly names.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::attach::{Attached, Foreign, Sealed, text};
 use crate::encrypted_attach::Secret;
 use crate::faults::{each_fault, points};
-use crate::harness::{HostTest, Need, ddictl};
+use crate::harness::{HostTest, MachineState, Need, ddictl};
 use crate::repart::succeed;
 use crate::udev_links::Udevd;
 
@@ -34,6 +34,11 @@ pub(crate) const TESTS: &[HostTest] = &[
         name: "strangers::in_an_initrd_a_fault_leaves_no_link_either",
         needs: NEEDS,
         run: in_an_initrd_a_fault_leaves_no_link_either,
+    },
+    HostTest {
+        name: "strangers::a_key_that_nobody_writes_is_waited_for_until_a_signal",
+        needs: NEEDS,
+        run: a_key_that_nobody_writes_is_waited_for_until_a_signal,
     },
 ];
 
@@ -148,4 +153,31 @@ fn in_an_initrd_a_fault_leaves_no_link_either() {
     assert_eq!(points.len(), 5, "{points:?}");
     each_fault(&points, &command, &detach);
     fs::remove_file("/etc/initrd-release").unwrap();
+}
+
+fn a_key_that_nobody_writes_is_waited_for_until_a_signal() {
+    let secret = Secret::new();
+    let pipe = secret.key().with_extension("pipe");
+    succeed(Command::new("mkfifo").arg(&pipe));
+    let before = MachineState::now();
+    let command = |limit: &str| {
+        let mut command = Command::new("timeout");
+        command.args(["--signal=TERM", "--kill-after=10", limit]).arg(env!("CARGO_BIN_EXE_ddictl"));
+        command
+            .args(["attach", "--image-policy=home=encrypted:=unused+absent"])
+            .arg(format!("--key-file={}", pipe.display()))
+            .arg(secret.image())
+            .stdin(Stdio::null());
+        command
+    };
+    let output = command("3").output().unwrap();
+    // `timeout` says 124 where the signal was enough, 137 where it was not.
+    assert_eq!(output.status.code(), Some(124), "{}", text(&output.stderr));
+    assert_eq!(before.difference(&MachineState::now()), None);
+    // A key that comes late is a key.
+    let attaching = command("60").stdout(Stdio::piped()).spawn().unwrap();
+    fs::write(&pipe, "sesame").unwrap();
+    let output = attaching.wait_with_output().unwrap();
+    succeed(ddictl().args(["detach", "secret.raw"]));
+    assert!(output.status.success());
 }
