@@ -1,7 +1,7 @@
 //! What is not ours, and what somebody else did meanwhile: foreign devices with our names, rules that udev still knows,
 //! pipes that nobody writes to, names that are hardly names.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
 use crate::attach::{Attached, Foreign, Sealed, text};
@@ -39,6 +39,11 @@ pub(crate) const TESTS: &[HostTest] = &[
         name: "strangers::a_key_that_nobody_writes_is_waited_for_until_a_signal",
         needs: NEEDS,
         run: a_key_that_nobody_writes_is_waited_for_until_a_signal,
+    },
+    HostTest {
+        name: "strangers::the_longest_and_oddest_name_goes_again",
+        needs: NEEDS,
+        run: the_longest_and_oddest_name_goes_again,
     },
 ];
 
@@ -180,4 +185,26 @@ fn a_key_that_nobody_writes_is_waited_for_until_a_signal() {
     let output = attaching.wait_with_output().unwrap();
     succeed(ddictl().args(["detach", "secret.raw"]));
     assert!(output.status.success());
+}
+
+fn the_longest_and_oddest_name_goes_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    succeed(Command::new("mkfs.ext4").arg("-q").arg(&image));
+    let udevd = Udevd::start();
+    let before = MachineState::now();
+    // Every byte takes four in a link, which is as long as a file name may be then.
+    for name in ["%".repeat(62), "\u{20ac}".repeat(20), "\" $k\\".repeat(12)] {
+        let attached = ddictl()
+            .args(["attach", "--whole-disk", "--image-policy=*", "--loop-ref", &name])
+            .arg(&image)
+            .output()
+            .unwrap();
+        let detached = ddictl().args(["detach", &name]).output().unwrap();
+        assert!(attached.status.success(), "{name}: {}", text(&attached.stderr));
+        assert!(detached.status.success(), "{name}: {}", text(&detached.stderr));
+    }
+    assert_eq!(before.difference(&MachineState::now()), None);
+    drop(udevd);
 }

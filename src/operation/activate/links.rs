@@ -112,10 +112,9 @@ pub(in crate::operation) fn remove_runtime_rules(reference: &str) -> Result<(), 
     }
 }
 
+/// Named by the reference as it is, like the record: encoded, it may be longer than a file name.
 fn runtime_rules(reference: &str) -> PathBuf {
-    // A record whose reference is none has no rules, and this file is not there.
-    let encoded = LoopReference::observed(reference.as_bytes()).map(|name| name.encode()).unwrap_or_default();
-    Path::new(RUNTIME_RULES).join(format!("59-ddictl-attachment-{encoded}.rules"))
+    Path::new(RUNTIME_RULES).join(format!("59-ddictl-attachment-{reference}.rules"))
 }
 
 fn rules_text(record: &Record) -> String {
