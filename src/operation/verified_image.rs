@@ -15,7 +15,7 @@ use super::examine::{native_architecture, survey_options};
 use super::observer::Observer;
 use super::source::{ImageFile, ImageSource, survey};
 use super::trust_store::TrustStore;
-use super::verify::verify_data;
+use super::verify::{check_top, verify_data};
 
 /// An image whose bytes lie in memory where nobody can write them: a sealed memory file, or a file in a tmpfs of ours
 /// to which only read-only descriptors are left.
@@ -118,7 +118,8 @@ impl VerifiedImage {
 /// Plans what would be activated of an image as it lies there, for `access` to it.
 ///
 /// # Errors
-/// [`OperationError::Malformed`], [`OperationError::Refused`], or what reading said.
+/// [`OperationError::Malformed`], [`OperationError::Refused`], [`OperationError::Integrity`] for a hash tree that is not
+/// the one of its root hash, or what reading said.
 pub fn plan(
     image: &dyn ImageSource,
     trust: &TrustStore,
@@ -128,7 +129,11 @@ pub fn plan(
 ) -> Result<ActivationPlan, OperationError> {
     let dissection = survey(image, survey_options(trust)?, cancel)?;
     let assessment = assess(&dissection, &trust.trust());
-    ActivationPlan::new(&dissection, assessment, policy, native_architecture()?, access).map_err(|refusal| {
-        OperationError::Refused { image: image.name().to_owned(), refusal: Box::new(refusal) }
-    })
+    let plan = ActivationPlan::new(&dissection, assessment, policy, native_architecture()?, access).map_err(
+        |refusal| OperationError::Refused { image: image.name().to_owned(), refusal: Box::new(refusal) },
+    )?;
+    for verity in plan.devices.iter().filter_map(|device| device.verity.as_ref()) {
+        check_top(image, &verity.set)?;
+    }
+    Ok(plan)
 }

@@ -4,10 +4,12 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use crate::format::root_hash::RootHash;
 use crate::format::units::{ByteLength, ByteOffset, Extent};
 use crate::format::verity::VeritySuperblock;
 use crate::image::dissection::VeritySet;
 use crate::image::finding::{Finding, Rule};
+use crate::trust::block_digest::BlockHasher;
 use crate::trust::hash_tree::{HashTreeMismatch, HashTreeParameters, HashTreeVerifier, VerifiedData};
 
 use super::cancel::Cancel;
@@ -49,6 +51,30 @@ pub fn verify_data(
             _ => Rule::HashTreeCorrupt,
         };
         refuse(rule, format!("data with root hash {}", set.root_hash), mismatch.to_string())
+    })
+}
+
+/// Looks at the top of a hash tree alone: whether it is the one of the root hash. It says nothing about the data, and spares
+/// making devices that could not be read.
+///
+/// # Errors
+/// [`OperationError::Integrity`], or what reading said.
+pub(super) fn check_top(image: &dyn ImageSource, set: &VeritySet) -> Result<(), OperationError> {
+    let (whole, block) = match set.geometry.levels() {
+        // A single data block is its own tree.
+        [] => (set.data_extent, set.superblock.data_block_size),
+        _ => (set.tree_extent, set.superblock.hash_block_size),
+    };
+    let top = image.read(&[whole.truncated(block.length())])?.pop().unwrap_or_default();
+    let digest = BlockHasher::new(set.superblock.algorithm, set.superblock.salt.as_bytes()).digest(&top);
+    if digest == set.root_hash.as_bytes() {
+        return Ok(());
+    }
+    let expected = format!("a hash tree with root hash {}", set.root_hash);
+    let found = RootHash::from_bytes(&digest).map_or_else(|error| error.to_string(), |hash| hash.to_string());
+    Err(OperationError::Integrity {
+        image: image.name().to_owned(),
+        finding: Box::new(Finding::of_partition(Rule::HashTreeCorrupt, Some(set.hash), expected, found)),
     })
 }
 

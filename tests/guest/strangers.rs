@@ -2,9 +2,10 @@
 //! pipes that nobody writes to, names that are hardly names.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 
-use crate::attach::{Attached, Foreign, Sealed, text};
+use crate::attach::{Attached, Foreign, Sealed, fail, text};
 use crate::encrypted_attach::Secret;
 use crate::faults::{each_fault, points};
 use crate::harness::{HostTest, MachineState, Need, ddictl};
@@ -44,6 +45,16 @@ pub(crate) const TESTS: &[HostTest] = &[
         name: "strangers::the_longest_and_oddest_name_goes_again",
         needs: NEEDS,
         run: the_longest_and_oddest_name_goes_again,
+    },
+    HostTest {
+        name: "strangers::a_hash_tree_of_another_image_shows_nothing",
+        needs: NEEDS,
+        run: a_hash_tree_of_another_image_shows_nothing,
+    },
+    HostTest {
+        name: "strangers::a_damaged_block_is_named_as_such",
+        needs: NEEDS,
+        run: a_damaged_block_is_named_as_such,
     },
 ];
 
@@ -207,4 +218,32 @@ fn the_longest_and_oddest_name_goes_again() {
     }
     assert_eq!(before.difference(&MachineState::now()), None);
     drop(udevd);
+}
+
+fn a_hash_tree_of_another_image_shows_nothing() {
+    let (sealed, other) = (Sealed::new(), Sealed::new());
+    let place = |image: &Sealed| {
+        let partitions = image.partitions();
+        let found = partitions.iter().find(|partition| partition["designator"] == "root-verity").unwrap();
+        (found["offset"].as_u64().unwrap(), usize::try_from(found["size"].as_u64().unwrap()).unwrap())
+    };
+    let (offset, length) = place(&other);
+    let mut tree = vec![0; length];
+    File::open(other.image()).unwrap().read_exact_at(&mut tree, offset).unwrap();
+    let image = fs::OpenOptions::new().write(true).open(sealed.image()).unwrap();
+    image.write_all_at(&tree, place(&sealed).0).unwrap();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let said = fail(on_disk(&sealed).arg(sealed.image()).env("DDICTL_FAULT_LOG", log.path()), 3);
+    let passed = fs::read_to_string(log.path()).unwrap();
+    assert_eq!(passed, "", "{said}");
+    assert!(said.contains("DDI0314"), "{said}");
+}
+
+fn a_damaged_block_is_named_as_such() {
+    let sealed = Sealed::new();
+    let image = fs::OpenOptions::new().write(true).open(sealed.image()).unwrap();
+    // Behind the superblock of the file system, in the block that is read with it.
+    image.write_all_at(b"changed", sealed.hashed_area().0 + 2048).unwrap();
+    let said = fail(on_disk(&sealed).arg(sealed.image()), 3);
+    assert!(said.contains("DDI0313") && said.contains("ddictl verify"), "{said}");
 }

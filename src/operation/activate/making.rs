@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use crate::format::superblock::FileSystem;
 use crate::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
-use crate::format::verity::table::{MajorMinor, VerityTable};
+use crate::format::verity::table::{MajorMinor, VerityHealth, VerityTable};
 use crate::image::dissection::VeritySet;
 use crate::image::finding::{Finding, Rule};
 use crate::image::plan::{PlannedDevice, PlannedVerity, Refusal};
@@ -72,7 +72,7 @@ impl Reservation {
             self.store.write(&self.record)?;
             return fault::point(&format!("attach:crypt-{index}-recorded"));
         }
-        self.check_contents(index, planned)
+        self.check_contents(index, planned, image)
     }
 
     fn make_loop(
@@ -85,7 +85,7 @@ impl Reservation {
         let Some(recorded) =
             self.record.devices.get_mut(index).and_then(|device| device.loops.get_mut(below))
         else {
-            return Ok(());
+            return Err(not_as_recorded(image));
         };
         let backing = match (recorded.read_only, image.writable()) {
             (true, _) => image.file(),
@@ -129,10 +129,10 @@ impl Reservation {
     ) -> Result<(), OperationError> {
         let (Some(held), Some(device)) = (self.devices.get_mut(index), self.record.devices.get_mut(index))
         else {
-            return Ok(());
+            return Err(not_as_recorded(image));
         };
         let ([data, hash], [recorded]) = (held.loops(), device.mappers.as_mut_slice()) else {
-            return Ok(());
+            return Err(not_as_recorded(image));
         };
         let number = |device: &LoopDevice| {
             let number = device.device_number();
@@ -183,10 +183,10 @@ impl Reservation {
     ) -> Result<(), OperationError> {
         let (Some(held), Some(device)) = (self.devices.get_mut(index), self.record.devices.get_mut(index))
         else {
-            return Ok(());
+            return Err(not_as_recorded(image));
         };
         let (Some(below), Some(top)) = (held.path(), device.mappers.last()) else {
-            return Ok(());
+            return Err(not_as_recorded(image));
         };
         let unlocked = unlock::unlock(
             &UnlockRequest {
@@ -225,18 +225,24 @@ impl Reservation {
     }
 
     /// Looks at the finished device: it must show what was planned, whatever happened to the image in between.
-    fn check_contents(&self, index: usize, planned: &PlannedDevice) -> Result<(), OperationError> {
+    fn check_contents(
+        &self,
+        index: usize,
+        planned: &PlannedDevice,
+        image: Activatable<'_>,
+    ) -> Result<(), OperationError> {
         let Some((held, path)) =
             self.devices.get(index).and_then(|held| Some((held, held.path()?.display().to_string())))
         else {
-            return Ok(());
+            return Err(not_as_recorded(image));
         };
-        let Some(fd) = held.fd() else { return Ok(()) };
+        let Some(fd) = held.fd() else { return Err(not_as_recorded(image)) };
         let device = fd
             .try_clone_to_owned()
             .map(File::from)
             .map_err(|source| OperationError::system("examining", &path, source))?;
-        let found = Contents::of(device, &path, planned.extent.length())?;
+        let found = Contents::of(device, &path, planned.extent.length())
+            .map_err(|error| if_corrupted(held, planned, image).unwrap_or(error))?;
         let expected = planned.file_system;
         if found.file_system() != expected {
             let word =
@@ -255,6 +261,31 @@ impl Reservation {
         }
         Ok(())
     }
+}
+
+/// The program contradicts itself: what is about to be made has no place in the record that was written for it. Whatever
+/// would come of going on, nobody planned it.
+fn not_as_recorded(image: Activatable<'_>) -> OperationError {
+    let problem = "expected a device as its record describes it, found another: this is an error in ddictl, please report it";
+    OperationError::state("attaching", image.source(), problem)
+}
+
+/// What to say of a device that cannot be read, where dm-verity is the reason.
+fn if_corrupted(
+    held: &HeldDevice,
+    planned: &PlannedDevice,
+    image: Activatable<'_>,
+) -> Option<OperationError> {
+    let status = held.mappers().last()?.status().ok().flatten()?;
+    (status.health == Some(VerityHealth::Corrupted)).then(|| OperationError::Integrity {
+        image: image.source().to_owned(),
+        finding: Box::new(Finding::of_partition(
+            Rule::DataCorrupt,
+            planned.number,
+            "blocks as the hash tree has them",
+            "others, according to dm-verity: 'ddictl verify' names them",
+        )),
+    })
 }
 
 fn note_loop(recorded: &mut RecordedLoop, device: &LoopDevice) {
