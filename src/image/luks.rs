@@ -20,6 +20,9 @@ const MAXIMUM_ARGON2_THREADS: u64 = 16;
 /// The most iterations of PBKDF2, in a key slot or a digest: a minute on a small machine, fifty times what cryptsetup's
 /// two seconds make of it.
 const MAXIMUM_ITERATIONS: u64 = 100_000_000;
+/// The most iterations for one passphrase, which is tried in every key slot and compared with a digest each time: some
+/// minutes on a small machine, and more than the 32 slots of a volume have that cryptsetup makes.
+const MAXIMUM_ITERATIONS_IN_ALL: u64 = 4 * MAXIMUM_ITERATIONS;
 /// The requirements that change nothing in how a volume is opened: none that is known.
 const SUPPORTED_REQUIREMENTS: [&str; 0] = [];
 
@@ -54,6 +57,10 @@ fn objections_to_luks1(header: &LuksHeader) -> Vec<(Rule, String, String)> {
     let slots = luks1.key_slots.iter().map(|slot| (format!("key slot {}", slot.number), slot.iterations));
     for (what, iterations) in slots.chain([("the digest".to_owned(), luks1.digest_iterations)]) {
         objections.extend(absurd_iterations(&what, u64::from(iterations)));
+    }
+    if objections.is_empty() {
+        let slots = luks1.key_slots.iter().map(|slot| u64::from(slot.iterations));
+        objections.extend(absurd_in_all(slots, [u64::from(luks1.digest_iterations)]));
     }
     objections
 }
@@ -98,7 +105,39 @@ fn objections_to_luks2(header: &LuksHeader, metadata: &Luks2Metadata) -> Vec<(Ru
         let what = format!("digest {}", digest.name);
         objections.extend(absurd_iterations(&what, digest.iterations.unwrap_or(0)));
     }
+    if !objections.iter().any(|(rule, ..)| *rule == Rule::LuksMemory) {
+        objections.extend(absurd_passes_in_all(&metadata.key_slots));
+        let derivations = || metadata.key_slots.iter().map(|slot| slot.key_derivation.as_ref());
+        let slots = derivations().map(|kdf| kdf.and_then(|kdf| kdf.iterations).unwrap_or(0));
+        let digests = metadata.digests.iter().map(|digest| digest.iterations.unwrap_or(0));
+        objections.extend(absurd_in_all(slots, digests));
+    }
     objections
+}
+
+/// What is bearable once may not be bearable in every key slot.
+fn absurd_passes_in_all(slots: &[Luks2KeySlot]) -> Option<(Rule, String, String)> {
+    let work = slots
+        .iter()
+        .filter_map(|slot| slot.key_derivation.as_ref())
+        .map(|kdf| kdf.memory_kib.unwrap_or(0).saturating_mul(kdf.time.unwrap_or(0)))
+        .fold(0_u64, u64::saturating_add);
+    let expected = format!("at most {MAXIMUM_ARGON2_WORK_KIB} KiB in all passes of all key slots for Argon2");
+    let found = || format!("{work} KiB in {} key slots", slots.len());
+    (work > MAXIMUM_ARGON2_WORK_KIB).then(|| (Rule::LuksMemory, expected, found()))
+}
+
+/// As [`absurd_passes_in_all`]; what each key slot gives is compared with every digest.
+fn absurd_in_all(
+    slots: impl Iterator<Item = u64> + Clone,
+    digests: impl IntoIterator<Item = u64>,
+) -> Option<(Rule, String, String)> {
+    let count = u64::try_from(slots.clone().count()).unwrap_or(u64::MAX);
+    let digests = digests.into_iter().fold(0_u64, u64::saturating_add).saturating_mul(count);
+    let work = slots.fold(digests, u64::saturating_add);
+    let expected = format!("at most {MAXIMUM_ITERATIONS_IN_ALL} iterations for one passphrase");
+    let found = || format!("{work} iterations in {count} key slots and their digests");
+    (work > MAXIMUM_ITERATIONS_IN_ALL).then(|| (Rule::LuksMemory, expected, found()))
 }
 
 fn absurd_iterations(what: &str, iterations: u64) -> Option<(Rule, String, String)> {

@@ -158,6 +158,32 @@ fn costs_that_nobody_needs_are_refused() {
 }
 
 #[test]
+fn costs_that_only_all_key_slots_together_have_are_refused() {
+    let with_slots = |kdf: Value, digest: u64| {
+        let mut metadata = metadata();
+        let mut slot = metadata["keyslots"]["0"].clone();
+        slot["kdf"] = kdf;
+        metadata["keyslots"] = (0..32).map(|number| (number.to_string(), slot.clone())).collect();
+        metadata["digests"]["0"]["iterations"] = digest.into();
+        judge(None, &head(&metadata), PARTITION).map(drop).map_err(|findings| {
+            assert_eq!(findings.len(), 1, "{findings:?}");
+            (findings[0].rule, findings[0].found.clone())
+        })
+    };
+    let argon2 = |time: u64| json!({"type": "argon2id", "time": time, "memory": 1_048_576, "cpus": 4});
+    // As cryptsetup makes them, in as many slots as there can be.
+    assert_eq!(with_slots(argon2(4), 1_000_000), Ok(()));
+    assert_eq!(with_slots(json!({"type": "pbkdf2", "iterations": 8_000_000}), 1_000_000), Ok(()));
+    let found = with_slots(argon2(9), 1000).unwrap_err();
+    assert_eq!(found, (Rule::LuksMemory, "301989888 KiB in 32 key slots".to_owned()));
+    let pbkdf2 = json!({"type": "pbkdf2", "iterations": 100_000_000});
+    let found = with_slots(pbkdf2, 1000).unwrap_err();
+    assert_eq!(found.1, "3200032000 iterations in 32 key slots and their digests");
+    let found = with_slots(argon2(1), 100_000_000).unwrap_err();
+    assert_eq!(found.1, "3200000000 iterations in 32 key slots and their digests");
+}
+
+#[test]
 fn a_second_copy_that_is_not_the_first_is_refused() {
     type Edit = fn(&mut [u8]);
     let edits: [(&str, Edit); 7] = [
@@ -248,6 +274,9 @@ fn version_1_is_judged_by_the_same_measures() {
     assert_eq!(rules(Luks1Header { digest_iterations: u32::MAX, ..luks1() }), [Rule::LuksMemory]);
     let mut header = luks1();
     header.key_slots[0].iterations = u32::MAX;
+    assert_eq!(rules(header), [Rule::LuksMemory]);
+    let mut header = Luks1Header { digest_iterations: 60_000_000, ..luks1() };
+    header.key_slots = vec![header.key_slots[0]; 8];
     assert_eq!(rules(header), [Rule::LuksMemory]);
 }
 
