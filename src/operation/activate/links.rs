@@ -157,7 +157,8 @@ fn device_rules(record: &Record, device: &RecordedDevice) -> String {
              OPTIONS+=\"link_priority=100\", OPTIONS+=\"db_persist\"\n"
         ));
         let Links { everywhere, in_initrd } = links_of(record, device).unwrap_or_default();
-        for link in everywhere.iter().chain(&in_initrd) {
+        let mapper = device.mappers.last().map(|mapper| format!("mapper/{}", mapper.name));
+        for link in everywhere.iter().chain(&in_initrd).chain(&mapper) {
             text.push_str(&format!("{matching}, SYMLINK+=\"{link}\"\n"));
         }
     }
