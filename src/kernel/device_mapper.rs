@@ -31,7 +31,7 @@ use super::raw::{IoctlError, block};
 pub use error::{Attribute, DeviceMapperError};
 pub use mapping::MappingRequest;
 pub use remove::{Identity, RemoveError, Removed, remove, remove_unfinished};
-pub use signature::{KernelSignature, NotChecked, SignatureRefusal};
+pub use signature::{KernelSignature, NotChecked, SignatureRefusal, requires_signatures};
 pub use status::{MappedStatus, MappedTarget, find_by_name, find_by_uuid, list, status};
 pub use verity::VerityRequest;
 

@@ -8,6 +8,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+pub use super::raw::spawn::unblock_signals;
+
 /// The signals by which people and service managers ask a command to stop.
 const WATCHED: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
@@ -42,7 +44,7 @@ pub struct SignalWatch {
 impl SignalWatch {
     /// Blocks the signals in this thread and in all that it starts from now on. To be called before any other thread
     /// runs: one that does not block them would be ended by them, and the process with it. Programs that are started
-    /// inherit the block.
+    /// inherit the block, unless [`unblock_signals`] prevents it.
     ///
     /// # Errors
     /// A [`SignalError`].

@@ -49,11 +49,11 @@ pub struct AttachRequest {
 
 impl AttachRequest {
     /// A copy in memory goes with the attachment: nothing that is written to it would last.
-    fn access(&self) -> Access {
+    pub(super) fn access(&self) -> Access {
         if self.in_memory { Access::ReadOnly } else { self.access }
     }
 
-    const fn options(&self) -> ActivationOptions<'_> {
+    pub(super) const fn options(&self) -> ActivationOptions<'_> {
         ActivationOptions { guard: self.guard, policy: &self.policy, keys: self.keys.as_ref() }
     }
 }
@@ -101,7 +101,7 @@ pub fn attach(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Attached, OperationError> {
-    activate(request, trust, observer, cancel)?.make_permanent(cancel)
+    activate(request, trust, observer, cancel)?.make_permanent(observer, cancel)
 }
 
 /// As [`attach`], with devices that go with the returned value unless they are kept.

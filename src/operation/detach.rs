@@ -107,6 +107,8 @@ pub fn detach_stale() -> Result<Reaped, OperationError> {
                 Ok(()) => reaped.references.push(reference),
                 Err(error) => reaped.failures.push(error),
             }
+        } else if record.owner.is_some() && record.living_owner().is_none() {
+            reaped.failures.extend(free(&store, record).err());
         }
     }
     Ok(reaped)
@@ -122,6 +124,14 @@ pub(super) fn reap(observer: &dyn Observer) -> Result<(), OperationError> {
         observer.warning(&failure.with_causes());
     }
     Ok(())
+}
+
+/// Frees an attachment that stays from a process that died: what it was mounting from it is unmounted.
+fn free(store: &RecordStore, mut record: Record) -> Result<(), OperationError> {
+    unmount_leftovers(&record)?;
+    record.mounts.clear();
+    record.owner = None;
+    store.write(&record)
 }
 
 fn is_stale(record: &Record) -> Result<bool, OperationError> {

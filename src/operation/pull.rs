@@ -157,7 +157,7 @@ pub fn pull(
     match verified {
         Ok(verified) => reservation
             .activate(Activatable::Verified(&verified), options, observer, cancel)?
-            .make_permanent(cancel),
+            .make_permanent(observer, cancel),
         Err(cause) => Err(reservation.undo(cause)),
     }
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use crate::kernel::signal::unblock_signals;
+
 use super::cancel::Cancel;
 use super::error::OperationError;
 
@@ -35,10 +37,11 @@ pub(super) fn run(mut command: Command, cancel: &Cancel) -> Result<Ended, Operat
     let program = PathBuf::from(command.get_program());
     let running = |source: io::Error| OperationError::system("running", &program, source);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    unblock_signals(&mut command);
     let mut child = command.spawn().map_err(running)?;
     let streams: (Option<_>, Option<_>) = (child.stdout.take(), child.stderr.take());
-    let out = std::thread::spawn(move || streams.0.map(read_all).unwrap_or_default());
-    let err = std::thread::spawn(move || streams.1.map(read_all).unwrap_or_default());
+    let out = std::thread::spawn(|| streams.0.map(read_all).unwrap_or_default());
+    let err = std::thread::spawn(|| streams.1.map(read_all).unwrap_or_default());
     let status = wait(&mut child, cancel, &program)?;
     let text = [out.join().unwrap_or_default(), err.join().unwrap_or_default()].concat();
     Ok(Ended { status, text })
@@ -71,5 +74,30 @@ fn wait(child: &mut Child, cancel: &Cancel, program: &Path) -> Result<ExitStatus
             return Err(interrupted.into());
         }
         std::thread::sleep(POLL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kernel::signal::SignalWatch;
+
+    use super::*;
+
+    #[test]
+    fn a_tool_has_no_signal_blocked_and_both_of_its_streams_are_heard() {
+        // In a thread of its own: the others keep their mask.
+        let ended = std::thread::spawn(|| {
+            let _watch = SignalWatch::new().unwrap();
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "echo heard >&2; grep SigBlk: /proc/self/status; exit 3"]);
+            run(command, &Cancel::never()).unwrap()
+        });
+        let ended = ended.join().unwrap();
+        assert_eq!(ended.status.code(), Some(3));
+        assert!(
+            ended.text.contains("heard") && ended.text.contains("SigBlk:\t0000000000000000"),
+            "{}",
+            ended.text
+        );
     }
 }

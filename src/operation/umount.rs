@@ -202,6 +202,16 @@ fn is_recorded(record: &Record, mount: &RecordedMount, entry: &MountEntry) -> bo
     }
 }
 
+/// The recorded mounts that are there.
+///
+/// # Errors
+/// [`OperationError::System`] where the mount table cannot be read.
+pub(super) fn still_mounted(record: &Record) -> Result<Vec<RecordedMount>, OperationError> {
+    let table = read_table()?;
+    let is_there = |mount: &RecordedMount| table.entries().any(|entry| is_recorded(record, mount, entry));
+    Ok(record.mounts.iter().filter(|mount| is_there(mount)).cloned().collect())
+}
+
 /// The mounts of a record that are there, in an order in which they can be unmounted.
 ///
 /// # Errors
@@ -249,13 +259,15 @@ fn unmount_record(store: &RecordStore, mut record: Record) -> Result<Vec<PathBuf
         let problem = format!("process {} is still at work on it: stop that one", owner.pid);
         return Err(OperationError::state("unmounting", &record.reference, problem));
     }
-    let mounts = mounts_of(&read_table()?, &record)?;
+    let table = read_table()?;
+    let mounts = mounts_of(&table, &record)?;
     refuse_used(&mounts)?;
     fault::point("umount:before")?;
     let bound = BoundDevices::of(&record)?;
     let stays = record.devices.iter().any(|device| bound.has(&record, device) && !bound.is_tethered(device));
     let before = record.clone();
     if !stays {
+        refuse_copies(&table, &mounts, &bound)?;
         record.state = State::Stopping;
         record.owner = Some(Owner::this_process()?);
         store.write(&record)?;
@@ -278,6 +290,7 @@ fn unmount_record(store: &RecordStore, mut record: Record) -> Result<Vec<PathBuf
     if stays {
         // The devices were attached before: they belong to nobody's mount.
         record.mounts.clear();
+        record.owner = None;
         store.write(&record)?;
         return Ok(done);
     }
@@ -310,20 +323,46 @@ fn refuse_used(mounts: &[MountEntry]) -> Result<(), OperationError> {
     Err(OperationError::state("unmounting", top.mount_point.display(), problem))
 }
 
+/// Refuses where somebody has mounted one of the devices elsewhere, too, as `mount --bind` does: it would stay in use.
+fn refuse_copies(
+    table: &MountTable,
+    mounts: &[MountEntry],
+    bound: &BoundDevices,
+) -> Result<(), OperationError> {
+    let devices = bound.numbers();
+    let is_copy = |entry: &&MountEntry| {
+        entry.block_device().is_some_and(|device| devices.contains(&device))
+            && !mounts.iter().any(|mount| mount.number == entry.number || table.goes_with(entry, mount))
+    };
+    let copies: Vec<String> =
+        table.entries().filter(is_copy).map(|copy| format!("'{}'", copy.mount_point.display())).collect();
+    let (Some(top), false) = (mounts.last(), copies.is_empty()) else {
+        return Ok(());
+    };
+    let problem = format!("it is also mounted on {}: unmount that first", copies.join(", "));
+    Err(OperationError::state("unmounting", top.mount_point.display(), problem))
+}
+
 fn unmount_foreign(mounts: &[MountEntry], observer: &dyn Observer) -> Result<Vec<PathBuf>, OperationError> {
     refuse_used(mounts)?;
     let mut stacks = Vec::new();
     for device in mounts.iter().filter_map(MountEntry::block_device) {
-        stacks.push(
-            Stack::of(device)
-                .map_err(|source| OperationError::system("examining", device.to_string(), source))?,
-        );
+        let stack = Stack::of(device)
+            .map_err(|source| OperationError::system("examining", device.to_string(), source))?;
+        stacks.push((device, stack));
     }
     let mut done = Vec::new();
     for mount in mounts {
         unmount(mount)?;
         done.push(mount.mount_point.clone());
     }
+    // What is mounted elsewhere as well, as 'mount --bind' does, stays for that.
+    let table = read_table()?;
+    let stacks: Vec<Stack> = stacks
+        .into_iter()
+        .filter(|(device, _)| table.mounts_of(*device).next().is_none())
+        .map(|(_, stack)| stack)
+        .collect();
     // Whoever mounted them has left the devices to the mounts, or wants to keep them.
     let remaining = || stacks.iter().flat_map(Stack::remaining).collect::<Vec<_>>();
     let deadline = Instant::now() + GONE_DEADLINE;

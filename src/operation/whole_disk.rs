@@ -152,8 +152,8 @@ pub fn attach_whole_disk(
     let policy = request.policy.as_ref().map(ToString::to_string).unwrap_or_default();
     let planned = PlannedWholeDisk { image, plan, policy };
     Reservation::make(&reference, &source)?
-        .activate_whole_disk(&planned, &source, observer, cancel)?
-        .make_permanent(cancel)
+        .activate_whole_disk(&planned, &source, cancel)?
+        .make_permanent(observer, cancel)
 }
 
 /// Deletes the partitions of a loop device that is about to be detached, if it is still the one that was looked at.

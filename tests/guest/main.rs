@@ -29,6 +29,8 @@ mod kernel;
 mod keys;
 mod luks;
 mod mount;
+mod mount_attached;
+mod mount_encrypted;
 #[path = "../host/repart.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
 mod repart;
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
             systemd::policy_table::TESTS,
             mount::TESTS,
             strangers::TESTS,
+            mount_attached::TESTS,
+            mount_encrypted::TESTS,
             systemd::interop::TESTS,
         ]
         .concat(),

@@ -43,6 +43,7 @@ tests! {
     what_systemd_dissect_mounts_is_unmounted
     what_comes_from_no_image_is_left
     mount_calls_the_helper
+    a_bound_copy_is_unmounted_alone_and_named
     a_mount_that_fails_anywhere_leaves_nothing
     an_umount_that_fails_anywhere_can_be_completed
 }
@@ -454,6 +455,27 @@ fn mount_calls_the_helper() {
     assert!(result.is_ok());
 }
 
+fn a_bound_copy_is_unmounted_alone_and_named() {
+    let workshop = Workshop::new();
+    let image = workshop.rooted("copied.raw", &[], &[]);
+    let copy = workshop.path("copy");
+    fs::create_dir(&copy).unwrap();
+    let before = MachineState::now();
+    said(&mut workshop.mount(&image, &[]));
+    let mounted = MachineState::now();
+    succeed(Command::new("mount").arg("--bind").arg(workshop.place()).arg(&copy));
+    let words = format!("it is also mounted on '{}': unmount that first", copy.display());
+    refused(ddictl().arg("umount").arg(workshop.place()), &[&words]);
+    let begun = Instant::now();
+    let stderr = said(ddictl().arg("umount").arg(&copy));
+    assert!(stderr.contains("unmounted") && !stderr.contains("still there"), "{stderr}");
+    // The devices stay for the other mount: nobody waits for them to go.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(mounted.difference(&MachineState::now()), None);
+    workshop.umount();
+    assert_eq!(before.difference(&MachineState::now()), None);
+}
+
 fn a_mount_that_fails_anywhere_leaves_nothing() {
     let workshop = Workshop::new();
     let usr = workshop.file_system("squashfs", &workshop.tree(&[]));
@@ -465,10 +487,23 @@ fn a_mount_that_fails_anywhere_leaves_nothing() {
     let points = points(&mut command());
     umount();
     let points: Vec<String> = points.into_iter().filter(|point| point.starts_with("mount:")).collect();
-    for step in ["before", "target", "memory-mounted", "usr-recorded", "home-checked", "home-grown", "built"]
-    {
-        assert!(points.contains(&format!("mount:{step}")), "{points:?}");
-    }
+    let steps = "before target devices memory-prepared memory-recorded memory-mounted usr-place usr-prepared \
+                 usr-recorded usr-mounted home-place home-checked home-prepared home-recorded home-mounted \
+                 home-grown built";
+    let steps: Vec<String> = steps.split(' ').map(|step| format!("mount:{step}")).collect();
+    assert_eq!(points, steps);
+    // A kill between these leaves the same.
+    let differ = [
+        "target",
+        "devices",
+        "memory-recorded",
+        "memory-mounted",
+        "usr-prepared",
+        "usr-mounted",
+        "home-mounted",
+        "built",
+    ];
+    let points = differ.map(|step| format!("mount:{step}"));
     each_fault(&points, &command, &umount);
 }
 

@@ -128,6 +128,12 @@ impl SignatureCheck {
     }
 }
 
+/// Whether the kernel takes no dm-verity device without a signature that it has checked itself.
+#[must_use]
+pub fn requires_signatures() -> bool {
+    SignatureCheck::of_this_kernel() == SignatureCheck::Required
+}
+
 /// What follows from a refused table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Consequence {

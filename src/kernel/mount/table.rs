@@ -25,6 +25,10 @@ pub struct MountEntry {
     pub device: DeviceNumber,
     /// Where it is, for this process.
     pub mount_point: PathBuf,
+    /// The number of its peer group: whatever is mounted on one of its peers or unmounted there is so on all of them.
+    pub peers: Option<u64>,
+    /// The number of the peer group that it follows without being one of it.
+    pub follows: Option<u64>,
     /// The flags of the mount itself: `ro`, `nodev`, ….
     pub flags: Vec<String>,
     /// The driver, for instance `ext4`.
@@ -133,6 +137,17 @@ impl MountTable {
         order
     }
 
+    /// Whether `copy` goes when `mount` is unmounted: the kernel keeps what is on a shared mount the same on its peers.
+    #[must_use]
+    pub fn goes_with(&self, copy: &MountEntry, mount: &MountEntry) -> bool {
+        let (Some(of_copy), Some(of_mount)) = (self.get(copy.parent), self.get(mount.parent)) else {
+            return false;
+        };
+        of_mount.peers.is_some()
+            && [of_copy.peers, of_copy.follows].contains(&of_mount.peers)
+            && copy.device == mount.device
+    }
+
     /// Where a block device is mounted.
     pub fn mounts_of(&self, device: DeviceNumber) -> impl Iterator<Item = &MountEntry> {
         self.entries.iter().filter(move |entry| entry.block_device() == Some(device))
@@ -186,11 +201,31 @@ fn entry_of(line: &[u8]) -> Option<MountEntry> {
     let device = text(fields.next()?)?.parse().ok()?;
     let mount_point = OsString::from_vec(unescaped(fields.nth(1)?)).into();
     let flags = words(fields.next()?);
-    fields.find(|field| *field == b"-")?;
+    let (mut peers, mut follows) = (None, None);
+    loop {
+        let field = fields.next()?;
+        if field == b"-" {
+            break;
+        }
+        let number = |tag: &[u8]| text(field.strip_prefix(tag)?)?.parse().ok();
+        peers = peers.or_else(|| number(b"shared:"));
+        follows = follows.or_else(|| number(b"master:"));
+    }
     let file_system = OsStr::from_bytes(&unescaped(fields.next()?)).to_string_lossy().into_owned();
     let source = OsString::from_vec(unescaped(fields.next()?));
     let options = words(fields.next()?);
-    Some(MountEntry { number, parent, device, mount_point, flags, file_system, source, options })
+    Some(MountEntry {
+        number,
+        parent,
+        device,
+        mount_point,
+        peers,
+        follows,
+        flags,
+        file_system,
+        source,
+        options,
+    })
 }
 
 /// Undoes the kernel's escapes: a backslash and three octal digits for blank, tab, newline, backslash and number sign.
@@ -230,6 +265,7 @@ mod tests {
         assert_eq!(entry.device, DeviceNumber::new(98, 0));
         assert_eq!(entry.mount_point, Path::new("/mnt 2\\x"));
         assert_eq!(entry.flags, ["rw", "noatime"]);
+        assert_eq!((entry.peers, entry.follows), (Some(2), Some(1)));
         assert_eq!(entry.file_system, "ext3");
         assert_eq!(entry.source, OsStr::new("/dev/a\tb"));
         assert_eq!(entry.options, ["ro", "errors=x"]);
@@ -277,6 +313,28 @@ mod tests {
         assert!(table.tree(99).is_empty());
         // The root of everything is its own parent.
         assert_eq!(table.tree(1).len(), 6);
+    }
+
+    #[test]
+    fn what_is_on_the_peer_of_a_shared_mount_goes_with_it_and_a_bound_copy_does_not() {
+        let table = table(&[
+            "1 0 0:1 / / rw shared:1 - tmpfs none rw",
+            "2 1 0:2 / /srv rw shared:7 - tmpfs none rw",
+            "3 1 0:2 / /peer rw shared:7 - tmpfs none rw",
+            "4 1 0:2 / /follower rw master:7 - tmpfs none rw",
+            "5 1 0:3 / /private rw - tmpfs none rw",
+            "10 2 7:1 / /srv/x rw shared:9 - ext4 /dev/loop1 rw",
+            "11 3 7:1 / /peer/x rw shared:9 - ext4 /dev/loop1 rw",
+            "12 4 7:1 / /follower/x rw - ext4 /dev/loop1 rw",
+            "13 1 7:1 / /copy rw shared:9 - ext4 /dev/loop1 rw",
+            "14 5 7:1 / /private/x rw shared:9 - ext4 /dev/loop1 rw",
+        ]);
+        let of = |number: u64| table.get(number).unwrap();
+        for (copy, expected) in [(11, true), (12, true), (13, false), (14, false)] {
+            assert_eq!(table.goes_with(of(copy), of(10)), expected, "{copy}");
+        }
+        // Nothing that happens on a private mount happens elsewhere.
+        assert!(!table.goes_with(of(10), of(14)));
     }
 
     #[test]

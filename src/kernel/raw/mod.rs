@@ -14,6 +14,7 @@ pub mod loop_control;
 pub mod memory;
 pub mod mount;
 pub mod partition;
+pub mod spawn;
 
 use nix::errno::Errno;
 

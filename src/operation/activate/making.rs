@@ -34,6 +34,23 @@ pub(super) fn hash_extent(set: &VeritySet) -> Option<Extent> {
     Extent::new(ByteOffset::new(start), ByteLength::new(within.end().bytes()))
 }
 
+/// The table of the dm-verity device on top of these loop devices.
+pub(super) fn verity_table(
+    verity: &PlannedVerity,
+    data: &LoopDevice,
+    hash: &LoopDevice,
+    options: GuardOptions,
+) -> VerityTable {
+    let number = |device: &LoopDevice| {
+        let number = device.device_number();
+        MajorMinor { major: number.major(), minor: number.minor() }
+    };
+    let root_hash = verity.authenticated.as_ref().map_or(&verity.set.root_hash, |known| known.root_hash());
+    let mut table = VerityTable::of(&verity.set.superblock, root_hash.clone(), number(data), number(hash));
+    table.on_corruption = options.on_corruption;
+    table
+}
+
 impl Reservation {
     /// Makes the device of the plan with this index. The record names it already; after each step it is written again.
     pub(super) fn make_device(
@@ -134,15 +151,7 @@ impl Reservation {
         let ([data, hash], [recorded]) = (held.loops(), device.mappers.as_mut_slice()) else {
             return Err(not_as_recorded(image));
         };
-        let number = |device: &LoopDevice| {
-            let number = device.device_number();
-            MajorMinor { major: number.major(), minor: number.minor() }
-        };
-        let root_hash =
-            verity.authenticated.as_ref().map_or(&verity.set.root_hash, |known| known.root_hash());
-        let mut table =
-            VerityTable::of(&verity.set.superblock, root_hash.clone(), number(data), number(hash));
-        table.on_corruption = options.on_corruption;
+        let table = verity_table(verity, data, hash, options);
         let request = VerityRequest { name: &recorded.name, uuid: &recorded.uuid, table };
         let signature = verity.authenticated.as_ref().and_then(|known| known.signature());
         let (mapped, checked) =

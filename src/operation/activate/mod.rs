@@ -7,6 +7,7 @@
 mod links;
 mod making;
 mod names;
+mod sharing;
 mod whole_disk;
 
 use std::cell::RefCell;
@@ -41,6 +42,7 @@ use super::whole_disk::release_partitions;
 pub(super) use links::{LINK_DIRECTORY, remove_runtime_rules, wait_for_udev, write_runtime_rules};
 pub use names::device_references;
 pub(super) use names::{is_mapper_of, is_part_of};
+pub(super) use sharing::shows;
 
 /// What was attached.
 #[derive(Debug, Clone)]
@@ -80,6 +82,8 @@ pub struct Reservation {
     store: RecordStore,
     record: Record,
     devices: Vec<HeldDevice>,
+    /// Whether the devices are those of an attachment that stays.
+    is_borrowed: bool,
 }
 
 impl Reservation {
@@ -96,7 +100,7 @@ impl Reservation {
             names::refuse_taken_names(&store, reference)?;
             store.write(&record)?;
         }
-        Ok(Self { reference: reference.clone(), store, record, devices: Vec::new() })
+        Ok(Self { reference: reference.clone(), store, record, devices: Vec::new(), is_borrowed: false })
     }
 
     /// Records a file before it is placed.
@@ -125,7 +129,7 @@ impl Reservation {
         self.reference.as_str()
     }
 
-    /// Makes the devices and announces them. They last as long as the [`Activation`].
+    /// Makes the devices. They last as long as the [`Activation`].
     ///
     /// # Errors
     /// [`OperationError`]; nothing is left behind then. Where undoing fails as well, the error says so.
@@ -137,7 +141,7 @@ impl Reservation {
         cancel: &Cancel,
     ) -> Result<Activation, OperationError> {
         match self.run(image, options, observer, cancel) {
-            Ok(links) => Ok(Activation { reservation: self, links }),
+            Ok(()) => Ok(Activation { reservation: self }),
             Err(cause) => Err(self.undo(cause)),
         }
     }
@@ -148,7 +152,7 @@ impl Reservation {
         options: ActivationOptions<'_>,
         observer: &dyn Observer,
         cancel: &Cancel,
-    ) -> Result<Vec<PathBuf>, OperationError> {
+    ) -> Result<(), OperationError> {
         for finding in image.plan().findings.iter().filter(|finding| finding.level == Level::Warning) {
             observer.warning(&finding.to_string());
         }
@@ -163,14 +167,21 @@ impl Reservation {
             cancel.check()?;
             self.make_device(index, planned, image, options, observer, cancel)?;
         }
-        cancel.check()?;
+        Ok(cancel.check()?)
+    }
+
+    /// Says that the devices may be used: from here on they have links.
+    fn announce(&mut self, observer: &dyn Observer, cancel: &Cancel) -> Result<Vec<PathBuf>, OperationError> {
         self.record.state = State::Ready;
         self.store.write(&self.record)?;
         fault::point("attach:ready")?;
         write_runtime_rules(&self.record)?;
         fault::point("attach:rules")?;
         let numbers: Vec<DeviceNumber> = self.devices.iter().filter_map(HeldDevice::device_number).collect();
-        let links = links::announce(&self.record, &numbers, observer, cancel)?;
+        let mut links = links::announce(&self.record, &numbers, observer, cancel)?;
+        if self.record.whole_disk.is_some() {
+            links.extend(links::announce_partitions(&self.record, cancel)?);
+        }
         fault::point("attach:announced")?;
         Ok(links)
     }
@@ -206,6 +217,9 @@ impl Reservation {
 
     /// Takes back everything; the error tells what went wrong first and, if so, what then.
     pub fn undo(mut self, cause: OperationError) -> OperationError {
+        if self.is_borrowed {
+            return self.give_back(cause);
+        }
         let mut failures = Vec::new();
         if self.record.state == State::Ready {
             self.record.state = State::Stopping;
@@ -248,12 +262,11 @@ impl Reservation {
     }
 }
 
-/// Devices that are ready and have their links, and that go with this value unless they are kept.
+/// Devices that are complete and have no links yet, and that go with this value unless they are kept.
 #[derive(Debug)]
 #[must_use = "undo it, or keep the devices"]
 pub struct Activation {
     reservation: Reservation,
-    links: Vec<PathBuf>,
 }
 
 impl Activation {
@@ -269,12 +282,20 @@ impl Activation {
         &self.reservation.devices
     }
 
-    /// Lets the devices stay until somebody detaches them.
+    /// Announces the devices, and lets them stay until somebody detaches them.
     ///
     /// # Errors
     /// [`OperationError`]; nothing is left behind then.
-    pub fn make_permanent(self, cancel: &Cancel) -> Result<Attached, OperationError> {
-        let Self { mut reservation, links } = self;
+    pub fn make_permanent(
+        self,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<Attached, OperationError> {
+        let Self { mut reservation } = self;
+        let links = match reservation.announce(observer, cancel) {
+            Ok(links) => links,
+            Err(cause) => return Err(reservation.undo(cause)),
+        };
         // Until here the kernel takes the devices back when this process dies, and udev their links. The last of these
         // calls completes the attachment: where there are several devices, the first ones lose their links as soon as
         // one of the others goes, see `describe`.
@@ -302,15 +323,24 @@ impl Activation {
         self.reservation.store.write(&self.reservation.record)
     }
 
-    /// Leaves the devices to the mounts, which hold them once this value is dropped: with the last mount they go.
+    /// Leaves the devices to the mounts, which hold them once this value is dropped: with the last mount they go, unless
+    /// they are those of an attachment. Only now they get links: those of a mount that was never completed have none.
     ///
     /// # Errors
-    /// [`OperationError::System`] where the record cannot be written. Then everything has to be unmounted and undone.
-    pub fn leave_to_mounts(&mut self) -> Result<Attached, OperationError> {
-        let Self { reservation, links } = self;
+    /// [`OperationError`]. Then everything has to be unmounted and undone.
+    pub fn leave_to_mounts(
+        &mut self,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<Record, OperationError> {
+        let Self { reservation } = self;
         let owner = reservation.record.owner.take();
-        match reservation.store.write(&reservation.record) {
-            Ok(()) => Ok(Attached { record: reservation.record.clone(), links: links.clone() }),
+        let left = match reservation.is_borrowed {
+            true => reservation.store.write(&reservation.record),
+            false => reservation.announce(observer, cancel).map(drop),
+        };
+        match left {
+            Ok(()) => Ok(reservation.record.clone()),
             Err(error) => {
                 reservation.record.owner = owner;
                 Err(error)

@@ -7,13 +7,10 @@ use crate::operation::cancel::Cancel;
 use crate::operation::devices::HeldDevice;
 use crate::operation::error::OperationError;
 use crate::operation::fault;
-use crate::operation::observer::Observer;
-use crate::operation::record::{
-    ImageIdentity, RecordedDevice, RecordedLoop, RecordedPartition, State, WholeDisk,
-};
+use crate::operation::record::{ImageIdentity, RecordedDevice, RecordedLoop, RecordedPartition, WholeDisk};
 use crate::operation::whole_disk::{PlannedWholeDisk, make_partitions};
 
-use super::{Activation, Reservation, links, write_runtime_rules};
+use super::{Activation, Reservation};
 
 impl Reservation {
     /// Makes the disk and its partitions and announces them. They last as long as the [`Activation`].
@@ -24,11 +21,10 @@ impl Reservation {
         mut self,
         planned: &PlannedWholeDisk,
         source: &str,
-        observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<Activation, OperationError> {
-        match self.run_whole_disk(planned, source, observer, cancel) {
-            Ok(links) => Ok(Activation { reservation: self, links }),
+        match self.run_whole_disk(planned, source, cancel) {
+            Ok(()) => Ok(Activation { reservation: self }),
             Err(cause) => Err(self.undo(cause)),
         }
     }
@@ -37,9 +33,8 @@ impl Reservation {
         &mut self,
         planned: &PlannedWholeDisk,
         source: &str,
-        observer: &dyn Observer,
         cancel: &Cancel,
-    ) -> Result<Vec<std::path::PathBuf>, OperationError> {
+    ) -> Result<(), OperationError> {
         let metadata = planned
             .image()
             .file()
@@ -95,7 +90,6 @@ impl Reservation {
         device.disk_sequence = below.disk_sequence;
         device.loops = vec![below];
         self.record.devices = vec![device];
-        let number = disk.device_number();
         let partitions = make_partitions(&disk, plan);
         self.devices.push(HeldDevice::on(vec![disk]));
         self.store.write(&self.record)?;
@@ -108,14 +102,6 @@ impl Reservation {
             size: made.extent.length().bytes(),
         });
         self.record.whole_disk = Some(WholeDisk { partitions: recorded.collect() });
-        cancel.check()?;
-        self.record.state = State::Ready;
-        self.store.write(&self.record)?;
-        fault::point("whole-disk:ready")?;
-        write_runtime_rules(&self.record)?;
-        let mut links = links::announce(&self.record, &[number], observer, cancel)?;
-        links.extend(links::announce_partitions(&self.record, cancel)?);
-        fault::point("whole-disk:announced")?;
-        Ok(links)
+        Ok(cancel.check()?)
     }
 }

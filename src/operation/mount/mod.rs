@@ -1,10 +1,13 @@
 //! Mounting an image: its devices are made and held, its file systems are mounted one after the other, and from then on
-//! the mounts alone hold the devices: whoever unmounts them frees everything.
+//! the mounts alone hold the devices: whoever unmounts them frees everything. Of an image that is attached already the
+//! devices that are there are used, and stay.
 //!
 //! Right before each mount its device is looked at again: what is mounted is what was planned.
 
 mod check;
+mod overlap;
 mod places;
+mod share;
 mod target;
 mod tree;
 
@@ -77,7 +80,11 @@ pub fn mount(
     fault::point("mount:before")?;
     let target = Target::find(&request.directory, request.make_directory)?;
     let mounted = fault::point("mount:target")
-        .and_then(|()| activate_by_a_free_name(&mut request.image, trust, observer, cancel))
+        .and_then(|()| share::find(&request.image, trust, observer, cancel))
+        .and_then(|shared| match shared {
+            Some(activation) => Ok(activation),
+            None => activate_by_a_free_name(&mut request.image, trust, observer, cancel),
+        })
         .and_then(|activation| {
             let work = Work { plan: &plan, mounts, settings: request.settings, observer, cancel };
             work.carry_out(activation, &target)
@@ -131,12 +138,14 @@ impl Work<'_> {
         let mut tree = Tree::default();
         let built = self
             .agrees(activation.record())
+            .and_then(|()| fault::point("mount:devices"))
+            .and_then(|()| overlap::refuse(activation.devices()))
             .and_then(|()| tree.build(&self, &mut activation, target.place()))
             .and_then(|()| fault::point("mount:built"))
             .and_then(|()| Ok(self.cancel.check()?))
-            .and_then(|()| activation.leave_to_mounts());
+            .and_then(|()| activation.leave_to_mounts(self.observer, self.cancel));
         let cause = match built {
-            Ok(attached) => return Ok(attached.record),
+            Ok(record) => return Ok(record),
             Err(cause) => cause,
         };
         let failures = tree.undo();

@@ -5,8 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use crate::format::sparse::{SparseBytes, Window};
 use crate::format::superblock::{self, SuperblockKind};
@@ -14,13 +13,12 @@ use crate::format::units::Extent;
 use crate::operation::cancel::Cancel;
 use crate::operation::error::OperationError;
 use crate::operation::source::{ImageFile, ImageSource};
+use crate::operation::tool;
 
 use super::{SealFormat, SealRequest, Seed, copy_sparse};
 
 /// The smallest ESP that is made, in bytes: room for a boot loader, and few enough clusters for FAT16.
 const SMALLEST_ESP: u64 = 4 << 20;
-/// How often a running tool is asked whether it has finished; it cannot be waited for together with a signal.
-const POLL: Duration = Duration::from_millis(20);
 
 /// Writes the file system of the request to `target`, which is there and empty.
 pub(super) fn make(
@@ -150,77 +148,29 @@ pub(super) fn make_readable(file: &File) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
-/// Runs a tool to its end, or stops it with us.
+/// Runs a tool, which must be there and succeed.
 fn run(command: Command, package: &str, cancel: &Cancel) -> Result<(), OperationError> {
-    let program = command.get_program().to_owned();
-    let mut command = in_system_directories(command);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => OperationError::state(
-            "running",
-            program.display(),
-            format!("there is no such program: install the package '{package}'"),
-        ),
-        _ => OperationError::system("running", &program, source),
-    })?;
-    let stderr = child.stderr.take();
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        if let Some(mut stderr) = stderr {
-            // Text of a tool is for people; what is not UTF-8 there is no loss.
-            let _ = io::Read::read_to_string(&mut stderr, &mut text);
-        }
-        text
-    });
-    let status = wait(&mut child, cancel).map_err(|error| match error {
-        Waiting::Cancelled(interrupted) => interrupted,
-        Waiting::System(source) => OperationError::system("waiting for", &program, source),
-    })?;
-    let text = reader.join().unwrap_or_default();
-    if status.success() {
-        return Ok(());
-    }
-    Err(OperationError::state("running", program.display(), format!("it failed ({status}): {}", text.trim())))
-}
-
-/// mkfs tools live in sbin, which is not on everybody's path: a tool is taken from where the system has it.
-fn in_system_directories(command: Command) -> Command {
-    const DIRECTORIES: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"];
-    let program = Path::new(command.get_program());
-    let found =
-        DIRECTORIES.iter().map(|directory| Path::new(directory).join(program)).find(|path| path.is_file());
-    let Some(found) = found else {
-        return command;
-    };
-    let mut absolute = Command::new(found);
+    let program = Path::new(command.get_program()).to_owned();
+    let failing = |problem: String| OperationError::state("running", program.display(), problem);
+    // mkfs tools live in sbin, which is not on everybody's path.
+    let found = program.to_str().and_then(tool::find);
+    let mut absolute = Command::new(found.as_ref().unwrap_or(&program));
     absolute.args(command.get_args());
     for (name, value) in command.get_envs() {
         if let Some(value) = value {
             absolute.env(name, value);
         }
     }
-    absolute
-}
-
-enum Waiting {
-    Cancelled(OperationError),
-    System(io::Error),
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a child's end cannot be waited for together with a signal of ours"
-)]
-fn wait(child: &mut Child, cancel: &Cancel) -> Result<std::process::ExitStatus, Waiting> {
-    loop {
-        if let Some(status) = child.try_wait().map_err(Waiting::System)? {
-            return Ok(status);
+    let ended = tool::run(absolute, cancel).map_err(|error| match &error {
+        OperationError::System { source, .. }
+            if source.downcast_ref().map(io::Error::kind) == Some(io::ErrorKind::NotFound) =>
+        {
+            failing(format!("there is no such program: install the package '{package}'"))
         }
-        if let Err(interrupted) = cancel.check() {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(Waiting::Cancelled(interrupted.into()));
-        }
-        std::thread::sleep(POLL);
+        _ => error,
+    })?;
+    match ended.status.success() {
+        true => Ok(()),
+        false => Err(failing(format!("it failed ({}): {}", ended.status, ended.text.trim()))),
     }
 }
