@@ -20,7 +20,9 @@ use super::{Context, Failure, Status};
 ///
 /// The file systems go where systemd-dissect --mount puts them: root on the directory, the others beneath, and an image
 /// that has only usr on a root in memory. What is verified is guarded by dm-verity and read-only. The devices go with the
-/// mounts: 'ddictl umount' and any other umount free everything. Without --image-policy= the policy is @verified-boot.
+/// mounts: 'ddictl umount' and any other umount free everything. Of an image that is attached already, the devices that are
+/// there are mounted if they are exactly those that would be made, and stay. Without --image-policy= the policy is
+/// @verified-boot.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The disk image: a file or a block device

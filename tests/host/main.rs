@@ -19,6 +19,7 @@ mod harness;
 mod http_server;
 mod kernel_files;
 mod loop_devices;
+mod mount;
 mod pull;
 mod pull_directory;
 mod repart;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
             pull::TESTS,
             pull_directory::TESTS,
             whole_disk::TESTS,
+            mount::TESTS,
         ]
         .concat(),
     )

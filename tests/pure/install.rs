@@ -143,6 +143,27 @@ fn another_prefix_is_honoured() {
 }
 
 #[test]
+fn the_helper_for_the_type_of_systemd_is_installed_on_request_and_taken_away_if_it_is_ours() {
+    let (target, destination) = (built(), tempfile::tempdir().unwrap());
+    let ours = destination.path().join("usr/sbin/mount.ddi");
+    for (argument, expected) in [("MOUNT_DDI=no", false), ("MOUNT_DDI=yes", true)] {
+        assert_success(&install(target.path(), destination.path(), &[argument]));
+        assert_eq!(fs::symlink_metadata(&ours).is_ok(), expected, "{argument}");
+    }
+    assert_eq!(
+        fs::canonicalize(&ours).unwrap(),
+        fs::canonicalize(destination.path()).unwrap().join("usr/bin/ddictl")
+    );
+    let option = format!("DESTDIR={}", destination.path().display());
+    assert_success(&make(target.path(), &["uninstall", &option]));
+    assert_eq!(listing(destination.path()), "");
+    // That of somebody else stays.
+    std::os::unix::fs::symlink("systemd-dissect", &ours).unwrap();
+    assert_success(&make(target.path(), &["uninstall", &option]));
+    assert_eq!(listing(destination.path()), "link usr/sbin/mount.ddi -> systemd-dissect\n");
+}
+
+#[test]
 fn nothing_is_installed_where_something_is_not_built() {
     for missing in BUILT {
         let (target, destination) = (built(), tempfile::tempdir().unwrap());
