@@ -181,8 +181,13 @@ impl Udevd {
         let mut daemon = Command::new(udevd().unwrap());
         let child = daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let daemon = Self { child, made };
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !is_running() {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // Its socket is there some time before it listens to the kernel; once it answers, it does.
+        let answers = || {
+            let mut ping = Command::new("udevadm");
+            ping.args(["control", "--ping", "--timeout=5"]).stderr(Stdio::null()).status().unwrap().success()
+        };
+        while !(is_running() && answers()) {
             assert!(Instant::now() < deadline, "udevd did not come up");
             thread::yield_now();
         }
