@@ -194,7 +194,7 @@ fn describe_recorded(
     recorded: &RecordedDevice,
     path: &Path,
 ) -> Result<Description, OperationError> {
-    if !recorded.is_consistent() {
+    if !recorded.is_consistent() || !stands_on_what_is_recorded(record, recorded)? {
         return Ok(not_recorded(record));
     }
     if !is_standing(record)? {
@@ -222,6 +222,25 @@ fn describe_recorded(
             links,
         }),
     })
+}
+
+/// Whether the loop devices below a device of the device mapper are the recorded ones. Of a loop device that stands for
+/// itself this is known already.
+fn stands_on_what_is_recorded(record: &Record, device: &RecordedDevice) -> Result<bool, OperationError> {
+    if device.mappers.is_empty() {
+        return Ok(true);
+    }
+    for recorded in &device.loops {
+        let Some(number) = recorded.number() else {
+            return Ok(false);
+        };
+        let status = loop_device::status(number)
+            .map_err(|source| OperationError::system("reading", format!("/dev/loop{number}"), source))?;
+        if !status.is_some_and(|status| record.describes(recorded, &status)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn check_vfat(path: &Path, recorded: &RecordedDevice) -> Result<(), String> {

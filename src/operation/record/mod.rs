@@ -333,6 +333,14 @@ impl Record {
     }
 }
 
+impl RecordedLoop {
+    /// The N of `/dev/loopN`; `None` where it is not made, or the path is no such node.
+    #[must_use]
+    pub fn number(&self) -> Option<u32> {
+        self.path.as_deref()?.to_str()?.strip_prefix("/dev/loop")?.parse().ok()
+    }
+}
+
 impl RecordedMapper {
     /// One that is to be made.
     #[must_use]
