@@ -11,6 +11,7 @@ use ddictl::kernel::loop_device::{LoopStatus, list};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::faults::has_dm_verity;
 use crate::gpt_builder::GptBuilder;
 use crate::harness::{HostTest, MachineState, Need, ddictl};
 use crate::repart::succeed;
@@ -237,7 +238,20 @@ impl Attached {
         records().into_iter().find(|record| record["reference"] == self.reference.as_str()).unwrap()
     }
 
-    /// The devices as the kernel has them.
+    /// What the record says of the device for this designator.
+    pub(crate) fn device_of(&self, designator: &str) -> Value {
+        let record = self.record();
+        let devices = record["devices"].as_array().unwrap();
+        devices.iter().find(|device| device["designator"] == designator).unwrap().clone()
+    }
+
+    /// The kernel's name of the device for this designator: `loopN`, or `dm-N` where dm-verity guards it.
+    pub(crate) fn kernel_name_of(&self, designator: &str) -> String {
+        let path = self.device_of(designator)["path"].as_str().unwrap().to_owned();
+        path.strip_prefix("/dev/").unwrap().to_owned()
+    }
+
+    /// The loop devices as the kernel has them, also those that others stand on.
     pub(crate) fn devices(&self) -> Vec<LoopStatus> {
         let prefix = format!("{}-", self.reference);
         let ours = |status: &LoopStatus| {
@@ -256,6 +270,17 @@ impl Drop for Attached {
             assert!(detached.status.success(), "{}", text(&detached.stderr));
         }
     }
+}
+
+/// How many loop devices a verified partition takes: one with its bytes alone, or one more with the hashes where dm-verity
+/// stands on both.
+pub(crate) fn loops_of_verified() -> usize {
+    if has_dm_verity() { 2 } else { 1 }
+}
+
+/// What a device is by a file of its directory in sysfs.
+fn sysfs(kernel_name: &str, file: &str) -> String {
+    fs::read_to_string(format!("/sys/block/{kernel_name}/{file}")).unwrap().trim().to_owned()
 }
 
 /// Everything that is attached.
@@ -301,42 +326,78 @@ fn a_device_shows_the_hashed_area_and_nothing_else() {
     let sealed = Sealed::with_esp();
     let before = list().unwrap();
     let attached = sealed.attached(&[]);
-    let devices: Vec<LoopStatus> = list().unwrap().into_iter().filter(|d| !before.contains(d)).collect();
-    let [device] = devices.as_slice() else { panic!("one device, found {devices:?}") };
-    let path = format!("/dev/loop{}", device.number);
+    let loops: Vec<LoopStatus> = list().unwrap().into_iter().filter(|d| !before.contains(d)).collect();
+    assert_eq!(loops.len(), loops_of_verified(), "{loops:?}");
+    let kernel_name = attached.kernel_name_of("root");
+    let path = format!("/dev/{kernel_name}");
     assert_eq!(text(&attached.output.stdout), format!("{path}\n"));
     assert!(text(&attached.output.stderr).contains("no udevd is running"), "{:?}", attached.output);
 
+    // The loop devices: the hashed area, and where dm-verity stands on it, the hash tree.
     let (offset, length) = sealed.hashed_area();
     let number = sealed.entry("root").0;
-    assert_eq!((device.offset.bytes(), device.size_limit.bytes()), (offset, length));
-    assert_eq!(device.reference(), Some(format!("under-test.raw-part{number}").as_str()));
-    assert!(device.read_only && !device.autoclear);
-    let sysfs = |name: &str| {
-        let path = format!("/sys/block/loop{}/{name}", device.number);
-        fs::read_to_string(path).unwrap().trim().to_owned()
-    };
-    assert_eq!(sysfs("size"), (length / 512).to_string());
-    assert_eq!((sysfs("ro").as_str(), sysfs("queue/logical_block_size").as_str()), ("1", "512"));
-    assert_eq!(sysfs("loop/partscan"), "0");
-    assert!(sysfs("loop/backing_file").contains("memfd:ddictl"), "{}", sysfs("loop/backing_file"));
+    let data = &loops[0];
+    assert_eq!((data.offset.bytes(), data.size_limit.bytes()), (offset, length));
+    let name = format!("under-test.raw-part{number}");
+    // What has dm-verity on it goes with that.
+    if let Some(hash) = loops.get(1) {
+        assert_eq!(data.reference(), Some(format!("{name}.data").as_str()));
+        assert_eq!(hash.reference(), Some(format!("{name}.hash").as_str()));
+        assert!(hash.read_only && hash.autoclear && data.autoclear);
+        let (_, hash_offset, hash_size) = sealed.entry("root-verity");
+        assert_eq!(hash.offset.bytes(), hash_offset);
+        assert!((1..=hash_size).contains(&hash.size_limit.bytes()), "{hash:?}");
+        assert_eq!(kernel_name.split_once('-').map(|(kind, _)| kind), Some("dm"));
+        assert_eq!(sysfs(&kernel_name, "dm/name"), "under-test.raw-root");
+        let uuid = sysfs(&kernel_name, "dm/uuid");
+        assert!(uuid.starts_with("CRYPT-VERITY-") && uuid.ends_with("-under-test.raw-root"), "{uuid}");
+    } else {
+        assert_eq!(data.reference(), Some(name.as_str()));
+        assert!(!data.autoclear);
+        assert_eq!(kernel_name, format!("loop{}", data.number));
+    }
+    assert!(data.read_only);
+    for device in &loops {
+        let name = format!("loop{}", device.number);
+        assert_eq!(sysfs(&name, "size"), (device.size_limit.bytes() / 512).to_string());
+        assert_eq!(sysfs(&name, "loop/partscan"), "0");
+        let file = sysfs(&name, "loop/backing_file");
+        assert!(file.contains("memfd:ddictl"), "{file}");
+    }
+
+    // The device.
+    assert_eq!(sysfs(&kernel_name, "size"), (length / 512).to_string());
+    // dm-verity reads blocks as large as those that it has hashes of.
+    let block_size = if has_dm_verity() { "4096" } else { "512" };
+    assert_eq!(
+        (sysfs(&kernel_name, "ro").as_str(), sysfs(&kernel_name, "queue/logical_block_size").as_str()),
+        ("1", block_size)
+    );
     assert_eq!(fs::read(&path).unwrap(), read_at(&sealed.image(), offset, length));
-    let written = OpenOptions::new().write(true).open(&path).and_then(|node| node.write_at(&[0; 512], 0));
+    let written = OpenOptions::new().write(true).open(&path).and_then(|node| node.write_at(&[0; 4096], 0));
     assert!(written.is_err(), "{written:?}");
 
     let record = attached.record();
     assert_eq!(record["state"], "ready");
     assert!(record["owner"].is_null());
     assert_eq!(record["image"]["source"], sealed.image().to_str().unwrap());
-    assert_eq!(record["image"]["inode"], device.backing_inode);
+    assert_eq!(record["image"]["inode"], data.backing_inode);
     let recorded = &record["devices"][0];
     assert_eq!(recorded["path"], path);
-    assert_eq!(recorded["disk_sequence"], device.disk_sequence);
+    assert_eq!(recorded["device"], sysfs(&kernel_name, "dev"));
+    assert_eq!(recorded["disk_sequence"].to_string(), sysfs(&kernel_name, "diskseq"));
     assert_eq!(
         (recorded["designator"].as_str(), recorded["protection"].as_str()),
         (Some("root"), Some("signed"))
     );
     assert_eq!((recorded["offset"].as_u64(), recorded["size"].as_u64()), (Some(offset), Some(length)));
+    let below = recorded["loops"].as_array().unwrap();
+    assert_eq!(below.len(), loops.len());
+    for (recorded, device) in below.iter().zip(&loops) {
+        assert_eq!(recorded["path"], format!("/dev/loop{}", device.number));
+        assert_eq!(recorded["disk_sequence"], device.disk_sequence);
+        assert_eq!(recorded["reference"].as_str(), device.reference());
+    }
     let table = succeed(ddictl().arg("list"));
     assert!(table.contains(&path) && table.contains("under-test.raw-part"), "{table}");
 }
@@ -433,7 +494,8 @@ fn a_name_is_given_once() {
     let other = sealed.attached(&["--loop-ref=other"]);
     let said = fail(ddictl().arg("detach").arg(sealed.image()), 1);
     assert!(said.contains("other, under-test.raw"), "{said}");
-    assert_eq!((attached.devices().len(), other.devices().len()), (1, 1));
+    let each = loops_of_verified();
+    assert_eq!((attached.devices().len(), other.devices().len()), (each, each));
     drop((attached, other));
     // A loop device that somebody else gave the name has it, too.
     for name in ["under-test.raw", "under-test.raw-part7", "under-test.raw-root"] {
@@ -504,13 +566,19 @@ fn of_several_at_once_each_name_goes_to_one() {
 
 fn what_the_policy_leaves_out_is_not_there() {
     let sealed = Sealed::with_esp();
-    assert_eq!(sealed.attached(&[]).devices().len(), 1);
+    assert_eq!(sealed.attached(&[]).devices().len(), loops_of_verified());
     let attached = sealed.attached(&["--image-policy=*"]);
     let found: Vec<_> =
         attached.devices().iter().map(|d| (d.offset.bytes(), d.size_limit.bytes(), d.read_only)).collect();
     let (_, esp_offset, esp_size) = sealed.entry("esp");
     let (root_offset, root_size) = sealed.hashed_area();
-    assert_eq!(found, [(esp_offset, esp_size, true), (root_offset, root_size, true)]);
+    assert_eq!(found.len(), 1 + loops_of_verified(), "{found:?}");
+    assert_eq!(found[..2], [(esp_offset, esp_size, true), (root_offset, root_size, true)]);
+    let (_, hash_offset, _) = sealed.entry("root-verity");
+    assert!(
+        found[2..].iter().all(|(offset, _, read_only)| *offset == hash_offset && *read_only),
+        "{found:?}"
+    );
     assert_eq!(attached.paths().len(), 2);
     let record = attached.record();
     assert_eq!(record["devices"][0]["protection"], "unprotected");
@@ -596,7 +664,7 @@ fn a_record_that_cannot_be_read_keeps_its_name() {
     });
     fs::write(path, &record).unwrap();
     outcome.unwrap();
-    assert_eq!(attached.devices().len(), 1);
+    assert_eq!(attached.devices().len(), loops_of_verified());
 }
 
 fn nothing_to_attach_is_an_error() {

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::attach::{Attached, Foreign, Sealed, fail};
+use crate::attach::{Attached, Foreign, Sealed, fail, loops_of_verified};
 use crate::gpt_builder::{BuiltImage, GptBuilder};
 use crate::harness::{HostTest, Need};
 use crate::repart::succeed;
@@ -193,8 +193,9 @@ fn assert_recognised(directory: &Path, superblock: &Planted, udevd: &Udevd) {
     let file = directory.join("planted");
     fs::write(&file, &superblock.bytes).unwrap();
     let foreign = Foreign::attach(&file, "planted");
-    udevd.trigger(foreign.number());
-    let found = properties(foreign.number());
+    let kernel_name = format!("loop{}", foreign.number());
+    udevd.trigger(&kernel_name);
+    let found = properties(&kernel_name);
     drop(foreign);
     udevd.settle();
     let expected = format!("ID_FS_TYPE={}", superblock.kind);
@@ -223,16 +224,29 @@ fn no_device_shows_what_lies_beside_the_plan() {
             udevd.settle();
             let devices = attached.devices();
             let expected = if policy == "*" { 2 } else { 1 };
-            assert_eq!((devices.len(), attached.paths().len()), (expected, expected), "{policy}");
-            for device in &devices {
-                let shown = fs::read(format!("/dev/loop{}", device.number)).unwrap();
-                assert_eq!(u64::try_from(shown.len()).unwrap(), device.size_limit.bytes());
+            assert_eq!(attached.paths().len(), expected, "{policy}");
+            assert_eq!(devices.len(), expected - 1 + loops_of_verified(), "{policy}");
+            let shows_nothing = |path: &str| {
+                let shown = fs::read(path).unwrap();
                 for superblock in &turned {
-                    assert!(!find(&shown, &superblock.magic), "{} on {device:?}", superblock.kind);
+                    assert!(!find(&shown, &superblock.magic), "{} on {path}", superblock.kind);
                 }
-                let properties = properties(device.number);
+                u64::try_from(shown.len()).unwrap()
+            };
+            for device in &devices {
+                let name = format!("loop{}", device.number);
+                assert_eq!(shows_nothing(&format!("/dev/{name}")), device.size_limit.bytes());
+                let properties = properties(&name);
                 assert!(!properties.iter().any(|line| line.starts_with("ID_FS_")), "{properties:?}");
-                assert!(!fs::exists(format!("/dev/loop{}p1", device.number)).unwrap());
+                assert!(!fs::exists(format!("/dev/{name}p1")).unwrap());
+            }
+            for path in attached.paths().iter().filter(|path| path.starts_with("/dev/dm-")) {
+                assert_eq!(shows_nothing(path), sealed.hashed_area().1);
+                // The file system is that of the plan, and nobody has read a label or a UUID.
+                let mut properties = properties(path.trim_start_matches("/dev/"));
+                properties.retain(|line| line.starts_with("ID_FS_"));
+                properties.sort_unstable();
+                assert_eq!(properties, ["ID_FS_TYPE=squashfs", "ID_FS_USAGE=filesystem"]);
             }
             let links = links();
             assert_eq!(links.len(), 2 * expected, "{links:?}");

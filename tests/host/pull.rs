@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::faults::{each_fault, points};
+use crate::attach::loops_of_verified;
+use crate::faults::{each_fault, has_dm_verity, points};
 use crate::harness::{HostTest, MachineState, Need, ddictl};
 use crate::http_server::{Answer, HttpServer, Request, TestAuthority};
 use crate::repart::succeed;
@@ -304,10 +305,14 @@ fn a_signed_image_becomes_a_device_in_memory() {
     assert_eq!(fs::read(node).unwrap(), images.good[start..start + length]);
     assert!(fs::File::options().write(true).open(node).and_then(|node| node.write_all_at(b"x", 0)).is_err());
     let system = Path::new("/sys/block").join(node.file_name().unwrap());
-    assert_eq!(
-        fs::read_to_string(system.join("loop/backing_file")).unwrap().trim_end(),
-        file.to_str().unwrap()
-    );
+    assert_eq!(fs::exists(system.join("dm")).unwrap(), has_dm_verity());
+    let loops = device["loops"].as_array().unwrap();
+    assert_eq!(loops.len(), loops_of_verified());
+    for below in loops {
+        let name = Path::new(below["path"].as_str().unwrap()).file_name().unwrap();
+        let backing = fs::read_to_string(Path::new("/sys/block").join(name).join("loop/backing_file"));
+        assert_eq!(backing.unwrap().trim_end(), file.to_str().unwrap());
+    }
     assert_eq!(fs::read_to_string(system.join("ro")).unwrap(), "1\n");
 
     detach("image.raw");
@@ -323,7 +328,8 @@ fn without_a_place_of_its_own_it_is_run_machines() {
     command.args(["pull", "raw", &url, "--verify=no", "--attach", &images.certificate()]);
     let output = succeed(&mut command);
     let [device] = output.lines().collect::<Vec<_>>()[..] else { panic!("{output}") };
-    assert!(device.starts_with("/dev/loop"), "{output}");
+    let kind = if has_dm_verity() { "/dev/dm-" } else { "/dev/loop" };
+    assert!(device.starts_with(kind), "{output}");
     assert!(fs::exists("/run/machines/os_1.raw").unwrap());
     detach(device);
     assert!(!fs::exists("/run/machines").unwrap());
@@ -498,6 +504,10 @@ fn a_fault_at_any_step_leaves_nothing() {
     };
     let points = points(&mut pull());
     detach();
+    let device: &[&str] = match has_dm_verity() {
+        true => &["attach:data-0", "attach:hash-0", "attach:verity-0"],
+        false => &["attach:loop-0"],
+    };
     for expected in [
         "attach:before-record",
         "pull:recorded",
@@ -507,11 +517,13 @@ fn a_fault_at_any_step_leaves_nothing() {
         "pull:linked",
         "pull:immutable",
         "attach:record",
-        "attach:loop-0",
         "attach:ready",
         "attach:announced",
         "attach:device-0-stands",
-    ] {
+    ]
+    .iter()
+    .chain(device)
+    {
         assert!(points.iter().any(|point| point == expected), "{expected}: {points:?}");
     }
     each_fault(&points, &pull, &detach);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::attach::{Foreign, Sealed, fail, text};
+use crate::faults::has_dm_verity;
 use crate::harness::{self, HostTest, Need, ddictl};
 use crate::repart::succeed;
 
@@ -138,13 +139,13 @@ impl Udevd {
         succeed(Command::new("udevadm").args(["settle", "--timeout=60"]));
     }
 
-    /// Has it look at a device again, and waits.
-    pub(crate) fn trigger(&self, number: u32) {
+    /// Has it look at a device with this name of the kernel's again, and waits.
+    pub(crate) fn trigger(&self, kernel_name: &str) {
         succeed(Command::new("udevadm").args([
             "trigger",
             "--settle",
             "--action=change",
-            &format!("/sys/block/loop{number}"),
+            &format!("/sys/block/{kernel_name}"),
         ]));
         self.settle();
     }
@@ -214,18 +215,18 @@ pub(crate) fn links() -> Vec<(String, String)> {
     links
 }
 
-/// What udev's database has of a loop device, `KEY=value` a line.
-pub(crate) fn properties(number: u32) -> Vec<String> {
+/// What udev's database has of a device with this name of the kernel's, `KEY=value` a line.
+pub(crate) fn properties(kernel_name: &str) -> Vec<String> {
     let text = succeed(Command::new("udevadm").args([
         "info",
         "--query=property",
-        &format!("/sys/block/loop{number}"),
+        &format!("/sys/block/{kernel_name}"),
     ]));
     text.lines().map(str::to_owned).collect()
 }
 
-fn is_ready(number: u32) -> bool {
-    !properties(number).iter().any(|line| line == "SYSTEMD_READY=0")
+fn is_ready(kernel_name: &str) -> bool {
+    !properties(kernel_name).iter().any(|line| line == "SYSTEMD_READY=0")
 }
 
 fn linked(names: &[&str], device: &str) -> Vec<(String, String)> {
@@ -249,19 +250,32 @@ fn an_attachment_has_its_links_and_no_others() {
     expected.sort();
     assert_eq!(there, expected);
     udevd.settle();
-    for device in attached.devices() {
-        udevd.trigger(device.number);
-        let properties = properties(device.number);
-        assert!(is_ready(device.number));
+    let used = ["esp", "root"].map(|designator| attached.kernel_name_of(designator));
+    let below = attached.devices().into_iter().map(|device| format!("loop{}", device.number));
+    let below: Vec<String> = below.filter(|name| !used.contains(name)).collect();
+    assert_eq!(below.len(), if has_dm_verity() { 2 } else { 0 });
+    for name in used.iter().chain(&below) {
+        udevd.trigger(name);
+        let properties = properties(name);
+        // What another device stands on is for nobody else.
+        assert_eq!(is_ready(name), used.contains(name), "{name}");
         assert!(
             properties.contains(&"UDEV_DISABLE_PERSISTENT_STORAGE_RULES_FLAG=1".to_owned()),
             "{properties:?}"
         );
         let probed = ["ID_FS_", "ID_PART_", "ID_LOOP_", "ID_SERIAL"];
-        assert!(
-            !properties.iter().any(|line| probed.iter().any(|key| line.starts_with(key))),
-            "{properties:?}"
-        );
+        let mut known: Vec<&str> = properties
+            .iter()
+            .filter(|line| probed.iter().any(|key| line.starts_with(key)))
+            .map(String::as_str)
+            .collect();
+        known.sort_unstable();
+        // Of a device of the device mapper we say what the plan found, and nothing that is read from it now.
+        let expected: &[&str] = match name.starts_with("dm-") {
+            true => &["ID_FS_TYPE=squashfs", "ID_FS_USAGE=filesystem"],
+            false => &[],
+        };
+        assert_eq!(known, expected, "{name}");
     }
     assert_eq!(links(), expected);
     drop(attached);
@@ -289,16 +303,17 @@ fn a_record_that_does_not_fit_makes_no_link() {
     let udevd = Udevd::start();
     let attached = sealed.attached(&[]);
     let right = attached.record();
-    let number = attached.devices()[0].number;
+    let name = attached.kernel_name_of("root");
     let there = linked(&["under-test.raw-part1", "under-test.raw-root"], &attached.paths()[0]);
     let with = |edit: &dyn Fn(&mut Value)| {
         let mut record = right.clone();
         edit(&mut record);
         record
     };
+    assert_eq!(right["devices"][0]["mappers"].as_array().map(Vec::len), has_dm_verity().then_some(1));
     // A process that died long ago: no process has this number and began with the machine.
     let dead = json!({"pid": 4_194_303, "start_time": 1});
-    let wrong: [(&str, Value); 11] = [
+    let mut wrong: Vec<(&str, Value)> = vec![
         ("pending", with(&|record| record["state"] = json!("pending"))),
         ("stopping", with(&|record| record["state"] = json!("stopping"))),
         ("another inode", with(&|record| record["image"]["inode"] = json!(1))),
@@ -319,20 +334,45 @@ fn a_record_that_does_not_fit_makes_no_link() {
                 record["devices"][1]["loops"][0]["reference"] = json!("under-test.raw-part9");
             }),
         ),
+        ("another loop device", with(&|record| record["devices"][0]["loops"][0]["device"] = json!("7:4000"))),
+        ("another use of the loop device", {
+            with(&|record| record["devices"][0]["loops"][0]["disk_sequence"] = json!(1))
+        }),
     ];
+    if has_dm_verity() {
+        let mapper = |key: &str, value: Value| {
+            with(&|record| {
+                // Both, so that the record agrees with itself and it is the kernel's word that counts.
+                if right["devices"][0].get(key).is_some() {
+                    record["devices"][0][key] = value.clone();
+                }
+                record["devices"][0]["mappers"][0][key] = value.clone();
+            })
+        };
+        wrong.extend([
+            ("another name", mapper("name", json!("under-test.raw-usr"))),
+            ("another UUID", mapper("uuid", json!("CRYPT-VERITY-0-under-test.raw-root"))),
+            ("another mapped device", mapper("device", json!("253:4000"))),
+            ("another use of the mapped device", mapper("disk_sequence", json!(1))),
+            ("another hash device", {
+                with(&|record| record["devices"][0]["loops"][1]["disk_sequence"] = json!(1))
+            }),
+            ("no mapped device at all", with(&|record| record["devices"][0]["mappers"] = json!([]))),
+        ]);
+    }
     for (what, record) in wrong {
         write_record(&record);
-        udevd.trigger(number);
-        let (found, ready) = (links(), is_ready(number));
+        udevd.trigger(&name);
+        let (found, ready) = (links(), is_ready(&name));
         write_record(&right);
-        udevd.trigger(number);
+        udevd.trigger(&name);
         assert_eq!((found, ready), (vec![], false), "{what}");
-        assert_eq!((links(), is_ready(number)), (there.clone(), true), "{what}");
+        assert_eq!((links(), is_ready(&name)), (there.clone(), true), "{what}");
     }
     // A file that is no record at all.
     fs::write(Path::new(RECORDS).join("under-test.raw.json"), "{").unwrap();
-    udevd.trigger(number);
-    let (found, ready) = (links(), is_ready(number));
+    udevd.trigger(&name);
+    let (found, ready) = (links(), is_ready(&name));
     write_record(&right);
     assert_eq!((found, ready), (vec![], false));
 }
@@ -342,7 +382,7 @@ fn foreign_devices_have_links_by_name_and_inode() {
     let udevd = Udevd::start();
     let foreign = Foreign::attach(&sealed.image(), "some image");
     let (number, status) = (foreign.number(), foreign.status());
-    udevd.trigger(number);
+    udevd.trigger(&format!("loop{number}"));
     let device = format!("/dev/loop{number}");
     let by_inode = format!("disk/by-loop-inode/{}-{}", status.backing_device, status.backing_inode);
     let ours = |links: Vec<(String, String)>| -> Vec<(String, String)> {
@@ -373,7 +413,7 @@ fn foreign_devices_have_links_by_name_and_inode() {
     // A name that only a part of an attachment has is no foreign device's.
     for name in ["image-root", "image-part2"] {
         let foreign = Foreign::attach(&sealed.image(), name);
-        udevd.trigger(foreign.number());
+        udevd.trigger(&format!("loop{}", foreign.number()));
         let found = ours(links());
         assert_eq!(found, [(by_inode.clone(), format!("/dev/loop{}", foreign.number()))], "{name}");
         drop(foreign);
@@ -388,13 +428,14 @@ fn a_foreign_device_cannot_take_a_link_of_ours() {
     let there = linked(&["under-test.raw-part1", "under-test.raw-root"], &attached.paths()[0]);
     for name in ["under-test.raw", "under-test.raw-part1", "under-test.raw-root", "under-test.raw-part2"] {
         let foreign = Foreign::attach(&sealed.image(), name);
-        udevd.trigger(foreign.number());
-        let (found, ready) = (links(), is_ready(foreign.number()));
+        let kernel_name = format!("loop{}", foreign.number());
+        udevd.trigger(&kernel_name);
+        let (found, ready) = (links(), is_ready(&kernel_name));
         drop(foreign);
         udevd.settle();
         assert_eq!((found, ready), (there.clone(), false), "{name}");
     }
-    udevd.trigger(attached.devices()[0].number);
+    udevd.trigger(&attached.kernel_name_of("root"));
     assert_eq!(links(), there);
 }
 
@@ -403,7 +444,12 @@ fn partitions_cut_out_of_a_device_are_nobodys() {
     let udevd = Udevd::start();
     let attached = sealed.attached(&[]);
     let there = links();
-    let device = attached.paths()[0].clone();
+    if has_dm_verity() {
+        // From a device of the device mapper the kernel cuts nothing: what is left is the one below.
+        let output = Command::new("addpart").args([&attached.paths()[0], "1", "0", "2048"]).output().unwrap();
+        assert!(!output.status.success(), "{output:?}");
+    }
+    let device = format!("/dev/loop{}", attached.devices()[0].number);
     let added = Command::new("addpart").args([&device, "1", "0", "2048"]).status().unwrap();
     udevd.settle();
     let name = device.trim_start_matches("/dev/").to_owned();
@@ -423,14 +469,14 @@ fn an_esp_that_is_no_vfat_is_not_ready() {
     let sealed = Sealed::with_esp();
     let udevd = Udevd::start();
     let attached = sealed.attached(&["--image-policy=*"]);
-    let devices = attached.devices();
+    let name = attached.kernel_name_of("root");
     // What lies in the root is called an ESP, and what was the ESP is gone.
     let right = attached.record();
     let mut record = right.clone();
     record["devices"][1]["designator"] = json!("xbootldr");
     write_record(&record);
-    udevd.trigger(devices[1].number);
-    let (found, ready, said) = (links(), is_ready(devices[1].number), properties(devices[1].number));
+    udevd.trigger(&name);
+    let (found, ready, said) = (links(), is_ready(&name), properties(&name));
     write_record(&right);
     assert_eq!(found, linked(&["under-test.raw-part1", "under-test.raw-esp"], &attached.paths()[0]));
     assert!(!ready && said.iter().any(|line| line.contains("vfat")), "{said:?}");
@@ -445,7 +491,7 @@ fn the_root_of_the_machine_is_linked_in_an_initrd() {
     let outside = linked(&["rootdisk.raw-part1", "rootdisk.raw-root"], device);
     assert_eq!(links(), outside);
     fs::write(INITRD_RELEASE, "").unwrap();
-    udevd.trigger(attached.devices()[0].number);
+    udevd.trigger(&attached.kernel_name_of("root"));
     let inside = links();
     fs::remove_file(INITRD_RELEASE).unwrap();
     let mut expected = outside;
@@ -465,7 +511,7 @@ fn without_the_helper_nothing_is_linked() {
     assert!(said.contains("udev made no link /dev/disk/by-loop-ref/under-test.raw-part1"), "{said}");
     assert!(said.contains("udev made no link /dev/disk/by-loop-ref/under-test.raw-root"), "{said}");
     udevd.settle();
-    assert_eq!((links(), is_ready(attached.devices()[0].number)), (vec![], false));
+    assert_eq!((links(), is_ready(&attached.kernel_name_of("root"))), (vec![], false));
 }
 
 fn a_device_in_use_keeps_its_links() {
@@ -473,7 +519,7 @@ fn a_device_in_use_keeps_its_links() {
     let udevd = Udevd::start();
     let attached = sealed.attached(&[]);
     let there = links();
-    let device = attached.devices()[0].number;
+    let device = attached.kernel_name_of("root");
     // Held for itself alone, as another mount namespace would: nothing tells who it is.
     let holder = {
         use std::os::unix::fs::OpenOptionsExt;
@@ -481,7 +527,7 @@ fn a_device_in_use_keeps_its_links() {
     };
     let said = fail(ddictl().args(["detach", "under-test.raw"]), 1);
     udevd.settle();
-    let (found, ready) = (links(), is_ready(device));
+    let (found, ready) = (links(), is_ready(&device));
     drop(holder);
     assert!(said.contains("in use"), "{said}");
     assert_eq!((found, ready, there.len()), (there, true, 2));
