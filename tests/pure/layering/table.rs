@@ -169,7 +169,7 @@ pub(crate) const LAYERS: &[Layer] = &[
         name: "kernel/raw",
         holds: "one function a system call that nobody wraps",
         may_use: &["format"],
-        effects: &[Effect::Files, Effect::Streams, Effect::SystemCalls, Effect::Unsafe],
+        effects: &[Effect::Files, Effect::Processes, Effect::Streams, Effect::SystemCalls, Effect::Unsafe],
     },
     Layer {
         name: "fetch",
