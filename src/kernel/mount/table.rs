@@ -143,7 +143,9 @@ impl MountTable {
         let (Some(of_copy), Some(of_mount)) = (self.get(copy.parent), self.get(mount.parent)) else {
             return false;
         };
-        of_mount.peers.is_some()
+        // Two on one mount are in two places of it, of which the kernel keeps each for itself.
+        of_copy.number != of_mount.number
+            && of_mount.peers.is_some()
             && [of_copy.peers, of_copy.follows].contains(&of_mount.peers)
             && copy.device == mount.device
     }
@@ -328,9 +330,10 @@ mod tests {
             "12 4 7:1 / /follower/x rw - ext4 /dev/loop1 rw",
             "13 1 7:1 / /copy rw shared:9 - ext4 /dev/loop1 rw",
             "14 5 7:1 / /private/x rw shared:9 - ext4 /dev/loop1 rw",
+            "15 2 7:1 / /srv/y rw shared:9 - ext4 /dev/loop1 rw",
         ]);
         let of = |number: u64| table.get(number).unwrap();
-        for (copy, expected) in [(11, true), (12, true), (13, false), (14, false)] {
+        for (copy, expected) in [(11, true), (12, true), (13, false), (14, false), (15, false)] {
             assert_eq!(table.goes_with(of(copy), of(10)), expected, "{copy}");
         }
         // Nothing that happens on a private mount happens elsewhere.
