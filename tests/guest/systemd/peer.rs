@@ -49,7 +49,12 @@ impl<'a> Peer<'a> {
         let mut peer = Self { tree, version: String::new(), _shared: shared };
         for directory in ["dev", "sys", "run", "tmp", "mnt"] {
             let source = Path::new("/").join(directory);
-            succeed(Command::new("mount").arg("--rbind").arg(source).arg(peer.tree.join(directory)));
+            let place = peer.tree.join(directory);
+            succeed(Command::new("mount").arg("--rbind").arg(source).arg(&place));
+            // Mounts are shared below one directory alone: what is taken down elsewhere stays where it came from.
+            if directory != "mnt" {
+                succeed(Command::new("mount").arg("--make-rslave").arg(&place));
+            }
         }
         succeed(Command::new("mount").args(["-t", "proc", "proc"]).arg(peer.tree.join("proc")));
         // 'systemd 262 (262.1-1)'
