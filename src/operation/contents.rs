@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use crate::format::sparse::{SparseBytes, Window};
-use crate::format::superblock::{self, FileSystem, SuperblockKind, Vfat};
+use crate::format::superblock::{self, FileSystem, Superblock, SuperblockKind, Vfat};
 use crate::format::units::{ByteLength, Extent};
 
 use super::error::OperationError;
@@ -36,10 +36,14 @@ impl Contents {
         Ok(Self { bytes, whole })
     }
 
+    /// Everything that is recognised there.
+    pub(super) fn superblocks(&self) -> Vec<Superblock> {
+        superblock::probe(&Window::new(&self.bytes, self.whole))
+    }
+
     /// Everything that has a superblock there.
     pub(super) fn kinds(&self) -> Vec<SuperblockKind> {
-        let window = Window::new(&self.bytes, self.whole);
-        superblock::probe(&window).into_iter().map(|found| found.kind).collect()
+        self.superblocks().into_iter().map(|found| found.kind).collect()
     }
 
     /// The file system, where there is one that policies know, and nothing else.

@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use crate::format::sparse::{SparseBytes, Window};
-use crate::format::superblock::{self, FileSystem, LuksHeader, Superblock};
-use crate::format::units::{ByteLength, ByteOffset, Extent};
+use crate::format::superblock::{FileSystem, LuksHeader, Superblock};
+use crate::format::units::ByteLength;
 use crate::image::finding::Finding;
 use crate::image::luks::{self, OpenableVolume};
 use crate::image::plan::Refusal;
@@ -26,6 +25,7 @@ use crate::kernel::memory::{MemoryFile, SealedFile};
 use crate::kernel::secret::Secret;
 
 use super::cancel::Cancel;
+use super::contents::Contents;
 use super::error::OperationError;
 use super::fault;
 use super::observer::Observer;
@@ -417,11 +417,5 @@ fn probe(opened: &OpenVolume) -> Result<(Vec<Superblock>, ByteLength), Operation
     let length = kernel::block_device_size(opened.fd())
         .map_err(|error| OperationError::system("finding the size of", &path, error))?;
     let device = File::from(opened.fd().try_clone_to_owned().map_err(reading)?);
-    let mut bytes = SparseBytes::new();
-    for extent in superblock::probe_extents(length) {
-        let mut buffer = vec![0; extent.length().in_memory().unwrap_or(0)];
-        device.read_exact_at(&mut buffer, extent.start().bytes()).map_err(reading)?;
-        bytes.insert(ByteOffset::new(extent.start().bytes()), &buffer);
-    }
-    Ok((superblock::probe(&Window::new(&bytes, Extent::from_beginning(length))), length))
+    Ok((Contents::of(device, &path.display().to_string(), length)?.superblocks(), length))
 }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use crate::format::superblock::FileSystem;
 use crate::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
-use crate::format::verity::table::{MajorMinor, VerityHealth, VerityTable};
+use crate::format::verity::table::{VerityHealth, VerityTable};
 use crate::image::dissection::VeritySet;
 use crate::image::finding::{Finding, Rule};
 use crate::image::plan::{PlannedDevice, PlannedVerity, Refusal};
@@ -21,7 +21,6 @@ use crate::operation::devices::HeldDevice;
 use crate::operation::error::OperationError;
 use crate::operation::fault;
 use crate::operation::observer::Observer;
-use crate::operation::record::RecordedLoop;
 use crate::operation::unlock::{self, Keys, UnlockRequest};
 
 use super::{ActivationOptions, GuardOptions, Reservation};
@@ -41,12 +40,13 @@ pub(super) fn verity_table(
     hash: &LoopDevice,
     options: GuardOptions,
 ) -> VerityTable {
-    let number = |device: &LoopDevice| {
-        let number = device.device_number();
-        MajorMinor { major: number.major(), minor: number.minor() }
-    };
     let root_hash = verity.authenticated.as_ref().map_or(&verity.set.root_hash, |known| known.root_hash());
-    let mut table = VerityTable::of(&verity.set.superblock, root_hash.clone(), number(data), number(hash));
+    let mut table = VerityTable::of(
+        &verity.set.superblock,
+        root_hash.clone(),
+        data.device_number().into(),
+        hash.device_number().into(),
+    );
     table.on_corruption = options.on_corruption;
     table
 }
@@ -123,7 +123,7 @@ impl Reservation {
         let device = LoopDevice::configure(&request).map_err(|source| {
             OperationError::system("attaching a loop device for", &recorded.reference, source)
         })?;
-        note_loop(recorded, &device);
+        recorded.note(&device);
         let (path, number, sequence) =
             (recorded.path.clone(), recorded.device.clone(), recorded.disk_sequence);
         if let Some(device) = self.record.devices.get_mut(index).filter(|device| device.mappers.is_empty()) {
@@ -295,12 +295,6 @@ fn if_corrupted(
             "others, according to dm-verity: 'ddictl verify' names them",
         )),
     })
-}
-
-fn note_loop(recorded: &mut RecordedLoop, device: &LoopDevice) {
-    recorded.path = Some(device.path());
-    recorded.device = Some(device.device_number().to_string());
-    recorded.disk_sequence = Some(device.disk_sequence());
 }
 
 /// What the kernel refuses is refused, whatever we made of the signature.

@@ -82,9 +82,7 @@ impl Reservation {
         fault::point("whole-disk:record")?;
         cancel.check()?;
         let disk = planned.make_disk(&self.reference)?;
-        below.path = Some(disk.path());
-        below.device = Some(disk.device_number().to_string());
-        below.disk_sequence = Some(disk.disk_sequence());
+        below.note(&disk);
         device.path.clone_from(&below.path);
         device.device.clone_from(&below.device);
         device.disk_sequence = below.disk_sequence;

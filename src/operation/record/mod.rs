@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::format::loop_reference::LoopReference;
 use crate::kernel::device_mapper::{MappedDevice, MappedStatus};
 use crate::kernel::device_number::DeviceNumber;
-use crate::kernel::loop_device::LoopStatus;
+use crate::kernel::loop_device::{LoopDevice, LoopStatus};
 use crate::kernel::process::process_start_time;
 
 use super::error::OperationError;
@@ -338,6 +338,15 @@ impl RecordedLoop {
     #[must_use]
     pub fn number(&self) -> Option<u32> {
         self.path.as_deref()?.to_str()?.strip_prefix("/dev/loop")?.parse().ok()
+    }
+}
+
+impl RecordedLoop {
+    /// Takes over what was made.
+    pub fn note(&mut self, device: &LoopDevice) {
+        self.path = Some(device.path());
+        self.device = Some(device.device_number().to_string());
+        self.disk_sequence = Some(device.disk_sequence());
     }
 }
 
