@@ -91,15 +91,8 @@ pub(crate) const TESTS: &[HostTest] = &[
     },
 ];
 
-/// `ddictl attach` of the image as it lies on the disk, without the name of the image yet.
-fn on_disk(sealed: &Sealed) -> Command {
-    let mut command = ddictl();
-    command.arg("attach").arg(format!("--certificate={}", sealed.path().join("k.crt").display()));
-    command
-}
-
 fn attached(sealed: &Sealed, arguments: &[&str]) -> Attached {
-    Attached::by(on_disk(sealed).args(arguments).arg(sealed.image()))
+    Attached::by(sealed.attach_from_disk().args(arguments).arg(sealed.image()))
 }
 
 /// The device for this designator in a record.
@@ -273,7 +266,8 @@ fn what_is_done_about_corruption_is_in_the_table() {
             assert!(table.trim_end().ends_with(words), "{table}");
         }
     }
-    let output = on_disk(&sealed).arg("--on-corruption=ignore").arg(sealed.image()).output().unwrap();
+    let output =
+        sealed.attach_from_disk().arg("--on-corruption=ignore").arg(sealed.image()).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
 
@@ -292,7 +286,7 @@ fn a_block_device_is_an_image_too() {
     let image = sealed.image();
     let device = succeed(Command::new("losetup").args(["--find", "--show", "--read-only"]).arg(&image));
     let device = device.trim();
-    let attached = Attached::by(on_disk(&sealed).args(["--loop-ref=disk", device]));
+    let attached = Attached::by(sealed.attach_from_disk().args(["--loop-ref=disk", device]));
     let read = fs::read(&attached.paths()[0]).map(|bytes| bytes.len());
     drop(attached);
     succeed(Command::new("losetup").args(["--detach", device]));
@@ -455,7 +449,7 @@ fn every_word_for_a_device_detaches_it() {
         &|record| record["image"]["source"].as_str().unwrap().to_owned(),
     ];
     for word in words {
-        succeed(on_disk(&sealed).arg(sealed.image()));
+        succeed(sealed.attach_from_disk().arg(sealed.image()));
         let listed = succeed(ddictl().args(["list", "--json=short"]));
         let word = word(&serde_json::from_str::<Value>(&listed).unwrap()[0]);
         succeed(ddictl().args(["detach", &word]));
@@ -484,7 +478,7 @@ fn an_attach_from_disk_that_fails_anywhere_leaves_nothing() {
     let sealed = Sealed::with_esp();
     let _udevd = Udevd::start();
     let command = || {
-        let mut command = on_disk(&sealed);
+        let mut command = sealed.attach_from_disk();
         command.arg("--image-policy=*").arg(sealed.image());
         command
     };
@@ -503,7 +497,9 @@ fn eight_at_once_get_all_their_links() {
     let names: Vec<String> = (0..8).map(|number| format!("at-once-{number}.raw")).collect();
     let running: Vec<_> = names
         .iter()
-        .map(|name| on_disk(&sealed).arg(format!("--loop-ref={name}")).arg(sealed.image()).spawn().unwrap())
+        .map(|name| {
+            sealed.attach_from_disk().arg(format!("--loop-ref={name}")).arg(sealed.image()).spawn().unwrap()
+        })
         .collect();
     let ended: Vec<_> = running.into_iter().map(|mut child| child.wait().unwrap()).collect();
     let there: BTreeSet<String> = links().into_iter().map(|(name, _)| name).collect();
@@ -525,7 +521,7 @@ fn two_hundred_rounds_leave_nothing() {
     let sealed = Sealed::new();
     let before = MachineState::now();
     let round = |linked: usize| {
-        succeed(on_disk(&sealed).arg(sealed.image()));
+        succeed(sealed.attach_from_disk().arg(sealed.image()));
         assert_eq!(links().len(), linked);
         succeed(ddictl().args(["detach", "under-test.raw"]));
         assert_eq!(links(), []);

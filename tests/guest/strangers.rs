@@ -58,16 +58,10 @@ pub(crate) const TESTS: &[HostTest] = &[
     },
 ];
 
-fn on_disk(sealed: &Sealed) -> Command {
-    let mut command = ddictl();
-    command.arg("attach").arg(format!("--certificate={}", sealed.path().join("k.crt").display()));
-    command
-}
-
 fn a_loop_device_of_somebody_else_is_not_detached() {
     let sealed = Sealed::new();
     for reference in ["under-test.raw-part1.data", "under-test.raw-part1.hash"] {
-        let attached = Attached::by(on_disk(&sealed).arg(sealed.image()));
+        let attached = Attached::by(sealed.attach_from_disk().arg(sealed.image()));
         // The same file under the same name: only the kernel's number tells it from ours.
         let foreign = Foreign::attach(&sealed.image(), reference);
         let detached = ddictl().args(["detach", "under-test.raw"]).output().unwrap();
@@ -81,7 +75,7 @@ fn a_loop_device_of_somebody_else_is_not_detached() {
 
 fn a_verity_device_of_somebody_else_is_not_detached() {
     let sealed = Sealed::new();
-    let attached = Attached::by(on_disk(&sealed).arg(sealed.image()));
+    let attached = Attached::by(sealed.attach_from_disk().arg(sealed.image()));
     let record = attached.record();
     let device = &record["devices"][0];
     let (root_hash, uuid) =
@@ -156,7 +150,7 @@ fn in_an_initrd_a_fault_leaves_no_link_either() {
     fs::write("/etc/initrd-release", "").unwrap();
     let _udevd = Udevd::start();
     let command = || {
-        let mut command = on_disk(&sealed);
+        let mut command = sealed.attach_from_disk();
         command.arg("--image-policy=*").arg(sealed.image());
         command
     };
@@ -233,7 +227,7 @@ fn a_hash_tree_of_another_image_shows_nothing() {
     let image = fs::OpenOptions::new().write(true).open(sealed.image()).unwrap();
     image.write_all_at(&tree, place(&sealed).0).unwrap();
     let log = tempfile::NamedTempFile::new().unwrap();
-    let said = fail(on_disk(&sealed).arg(sealed.image()).env("DDICTL_FAULT_LOG", log.path()), 3);
+    let said = fail(sealed.attach_from_disk().arg(sealed.image()).env("DDICTL_FAULT_LOG", log.path()), 3);
     let passed = fs::read_to_string(log.path()).unwrap();
     assert_eq!(passed, "", "{said}");
     assert!(said.contains("DDI0314"), "{said}");
@@ -244,6 +238,6 @@ fn a_damaged_block_is_named_as_such() {
     let image = fs::OpenOptions::new().write(true).open(sealed.image()).unwrap();
     // Behind the superblock of the file system, in the block that is read with it.
     image.write_all_at(b"changed", sealed.hashed_area().0 + 2048).unwrap();
-    let said = fail(on_disk(&sealed).arg(sealed.image()), 3);
+    let said = fail(sealed.attach_from_disk().arg(sealed.image()), 3);
     assert!(said.contains("DDI0313") && said.contains("ddictl verify"), "{said}");
 }

@@ -170,10 +170,15 @@ impl Sealed {
 
     /// `ddictl attach --in-memory` of the image, whose certificate is trusted, without the name of the image yet.
     pub(crate) fn attach(&self) -> Command {
-        let mut command = ddictl();
+        let mut command = self.attach_from_disk();
+        command.arg("--in-memory");
         command
-            .args(["attach", "--in-memory"])
-            .arg(format!("--certificate={}", self.path().join("k.crt").display()));
+    }
+
+    /// The same of the image as it lies on the disk.
+    pub(crate) fn attach_from_disk(&self) -> Command {
+        let mut command = ddictl();
+        command.arg("attach").arg(format!("--certificate={}", self.path().join("k.crt").display()));
         command
     }
 

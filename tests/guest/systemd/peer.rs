@@ -9,6 +9,7 @@ use std::process::Command;
 use ddictl::kernel::loop_device;
 
 use crate::harness;
+pub(crate) use crate::repart::succeed;
 
 /// Where the guest and every tree see the same mounts.
 const SHARED: &str = "/mnt";
@@ -109,13 +110,6 @@ impl Drop for TrustDirectory {
 fn umount_all(place: &Path) {
     // Where that fails, the harness says what is left.
     let _ = Command::new("umount").arg("--recursive").arg(place).status();
-}
-
-/// Runs a command that must succeed, and gives its standard output.
-pub(crate) fn succeed(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("running {command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// One mount, as `/proc/self/mountinfo` has it.
