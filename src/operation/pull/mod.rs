@@ -1,0 +1,110 @@
+//! Pulling an image from a server into memory, verifying it there, and attaching it, in one process.
+
+use std::path::PathBuf;
+
+use crate::fetch::range::RangeReader;
+use crate::fetch::url::ImageUrl;
+use crate::format::loop_reference::LoopReference;
+use crate::format::units::ByteLength;
+use crate::image::plan::{Access, ActivationPlan};
+use crate::image::presets::RequestedPolicy;
+
+use super::activatable::Activatable;
+use super::activate::{ActivationOptions, Attached, GuardOptions, Reservation, device_references};
+use super::cancel::Cancel;
+use super::detach::reap;
+use super::error::OperationError;
+use super::image_directory;
+use super::observer::Observer;
+use super::trust_store::TrustStore;
+use super::verified_image::plan;
+
+mod name;
+mod place;
+mod remote;
+mod room;
+mod sparse;
+mod stream;
+
+pub use name::{name_of_url, parse_url, reference_of};
+
+use place::verify_and_link;
+use remote::{RemoteImage, client, fetching};
+use room::room_for;
+use stream::download;
+
+/// Where images of the class `machine` are placed that do not outlive the boot.
+pub const DEFAULT_DIRECTORY: &str = "/run/machines";
+
+/// What is to be pulled, and how.
+#[derive(Debug)]
+pub struct PullRequest {
+    /// From where.
+    pub url: ImageUrl,
+    /// The local name, without `.raw`.
+    pub name: String,
+    /// Where the file is placed.
+    pub directory: PathBuf,
+    /// What is required of the image.
+    pub policy: RequestedPolicy,
+    /// Certificate authorities for https; empty for the system's.
+    pub ca_certificates: Vec<PathBuf>,
+    /// How the kernel is to guard what is verified.
+    pub guard: GuardOptions,
+}
+
+/// What [`pull`] would do, from what the server answers to requests for parts of the image.
+///
+/// # Errors
+/// As [`pull`], as far as it can be known without the whole image.
+pub fn plan_pull(
+    request: &PullRequest,
+    trust: &TrustStore,
+    cancel: &Cancel,
+) -> Result<(LoopReference, ActivationPlan), OperationError> {
+    let reference = reference_of(&request.name)?;
+    let client = client(request, cancel);
+    let reader =
+        RangeReader::open(&client, &request.url).map_err(|error| fetching(&request.url, cancel, error))?;
+    let source = RemoteImage::new(&request.url, reader, cancel);
+    let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel)?;
+    device_references(&reference, &plan)?;
+    Ok((reference, plan))
+}
+
+/// Pulls, verifies and attaches an image.
+///
+/// # Errors
+/// [`OperationError`]; nothing is left behind then.
+pub fn pull(
+    request: &PullRequest,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Attached, OperationError> {
+    let reference = reference_of(&request.name)?;
+    // The record is read by later commands, in other working directories.
+    let directory = std::path::absolute(&request.directory)
+        .map_err(|source| OperationError::system("resolving", &request.directory, source))?;
+    reap(observer)?;
+    let target = directory.join(reference.as_str());
+    if target.symlink_metadata().is_ok() {
+        let problem = "it is there already: detach it, remove it, or choose another NAME";
+        return Err(OperationError::state("placing the image as", target.display(), problem));
+    }
+    let body =
+        client(request, cancel).get(&request.url).map_err(|error| fetching(&request.url, cancel, error))?;
+    let needed = body.total().map(ByteLength::new);
+    let room = room_for(body.total(), &request.url)?;
+    let mut reservation = Reservation::make(&reference, &request.url.without_secrets())?;
+    let verified = image_directory::prepare(&directory, &target, room, needed, &mut reservation)
+        .and_then(|root| download(body, &root, &target, room, &request.url, observer, cancel))
+        .and_then(|image| verify_and_link(image, request, trust, &mut reservation, observer, cancel));
+    let options = ActivationOptions { guard: request.guard, policy: &request.policy, keys: None };
+    match verified {
+        Ok(verified) => reservation
+            .activate(Activatable::Verified(&verified), options, observer, cancel)?
+            .make_permanent(observer, cancel),
+        Err(cause) => Err(reservation.undo(cause)),
+    }
+}

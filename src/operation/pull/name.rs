@@ -1,0 +1,46 @@
+//! The URL as the user gives it, and the names that follow from it.
+
+use crate::fetch::url::ImageUrl;
+use crate::format::loop_reference::LoopReference;
+
+use crate::operation::error::OperationError;
+
+/// What is taken off the end of a URL to name an image.
+const SUFFIXES: [&str; 10] =
+    [".xz", ".gz", ".bz2", ".zst", ".sysext.raw", ".confext.raw", ".raw", ".qcow2", ".img", ".bin"];
+
+/// Reads a URL as the user gives it.
+///
+/// # Errors
+/// [`OperationError::Usage`] where it is not one, or not of http or https.
+pub fn parse_url(text: &str) -> Result<ImageUrl, OperationError> {
+    ImageUrl::parse(text).map_err(|error| OperationError::Usage(error.to_string()))
+}
+
+/// The local name that a URL gives: its last component without the suffixes of images.
+///
+/// # Errors
+/// [`OperationError::Usage`] where nothing is left.
+pub fn name_of_url(url: &ImageUrl) -> Result<String, OperationError> {
+    let file = url.file_name().unwrap_or_default();
+    let mut name = file.as_str();
+    while let Some(shorter) = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)) {
+        name = shorter;
+    }
+    if name.is_empty() {
+        return Err(OperationError::Usage(format!(
+            "naming the image of '{url}': the URL has no file name: give a NAME"
+        )));
+    }
+    Ok(name.to_owned())
+}
+
+/// The reference of a pulled image: its file name, as systemd has it.
+///
+/// # Errors
+/// [`OperationError::Usage`] where it cannot be one.
+pub fn reference_of(name: &str) -> Result<LoopReference, OperationError> {
+    format!("{name}.raw").parse().map_err(|error| {
+        OperationError::Usage(format!("naming the devices of '{name}': {error}: give another NAME"))
+    })
+}
