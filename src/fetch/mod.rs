@@ -1,8 +1,9 @@
-//! Fetching bytes over HTTP: whole bodies as a stream, and ranges.
+//! Fetching bytes over HTTP: whole bodies as a stream, and ranges; and what is compressed, decompressed as it comes.
 
 pub mod body;
 pub mod certificates;
 pub mod client;
+pub mod decompress;
 pub mod error;
 pub mod range;
 mod transfer;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod architecture;
+pub mod compression;
 pub mod designator;
 pub mod gpt;
 pub mod guid;
@@ -13,6 +14,7 @@ pub mod loop_reference;
 pub mod mapper_name;
 pub mod mounting;
 pub mod partition_type;
+pub mod qcow2;
 pub mod root_hash;
 pub mod sparse;
 pub mod superblock;
