@@ -11,6 +11,10 @@ use crate::format::units::ByteLength;
 
 use super::block_digest::BlockHasher;
 
+mod stored;
+
+pub use stored::StoredTreeCheck;
+
 /// The smallest block: what the kernel's dm-verity takes (`drivers/md/dm-verity-target.c`).
 pub const MINIMUM_BLOCK_SIZE: u32 = 512;
 
@@ -275,7 +279,7 @@ pub enum HashTreeMismatch {
     },
 }
 
-/// Data of which every block agrees with a root hash. Only [`HashTreeVerifier::finish`] makes one.
+/// Data of which every block agrees with a root hash. Only [`StoredTreeCheck::finish`] makes one.
 ///
 /// It says nothing about who made the root hash: see [`AuthenticatedRootHash`](super::root_hash::AuthenticatedRootHash).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -365,44 +369,48 @@ impl HashTreeVerifier {
         }
     }
 
-    /// Compares the blocks that came with the tree that is stored beside them, and the tree with `root_hash`.
-    ///
-    /// `stored_tree` begins at the root's block and has exactly [`HashTreeLayout::tree_length`] bytes.
+    /// The blocks among `blocks` that have not come yet, as runs in their order.
+    #[must_use]
+    pub fn missing(&self, blocks: Range<u64>) -> Vec<Range<u64>> {
+        let limit = |block: u64| usize::try_from(block).unwrap_or(usize::MAX).min(self.layout.data_blocks);
+        let start = limit(blocks.start);
+        let leaves = lock(&self.leaves);
+        let asked = leaves.given.get(start..limit(blocks.end)).unwrap_or_default();
+        let mut position = start;
+        let mut missing = Vec::new();
+        for run in asked.chunk_by(|one, next| one == next) {
+            let end = position + run.len();
+            if run.first() == Some(&false) {
+                missing.push(count(position)..count(end));
+            }
+            position = end;
+        }
+        missing
+    }
+
+    /// Goes on to compare the blocks that came with the tree that is stored beside them, and the tree with `root_hash`.
     ///
     /// # Errors
-    /// A [`HashTreeMismatch`]: from the top of the tree downwards, the first level that is wrong.
-    pub fn finish(self, stored_tree: &[u8], root_hash: &RootHash) -> Result<VerifiedData, HashTreeMismatch> {
+    /// [`HashTreeMismatch::MissingBlocks`], [`HashTreeMismatch::FeedRefused`] or [`HashTreeMismatch::Algorithm`].
+    pub fn compare_with(self, root_hash: &RootHash) -> Result<StoredTreeCheck, HashTreeMismatch> {
         let Self { parameters, layout, hasher, leaves } = self;
         let digests = complete(leaves)?;
         if root_hash.algorithm() != parameters.algorithm {
             let (expected, found) = (parameters.algorithm, root_hash.algorithm());
             return Err(HashTreeMismatch::Algorithm { expected, found });
         }
-        if stored_tree.len() != layout.tree_size() {
-            let (expected, found) = (layout.tree_length(), ByteLength::of(stored_tree));
-            return Err(HashTreeMismatch::TreeLength { expected, found });
-        }
-        // What the level above says of the blocks below it; above the top there is the root hash alone.
-        let mut above = root_hash.as_bytes();
-        for (level, blocks) in layout.levels.iter().enumerate().rev() {
-            let stored = stored_tree.get(layout.level_bytes(blocks)).unwrap_or_default();
-            let mut expected = above.chunks_exact(layout.digest_size);
-            for (index, block) in stored.chunks_exact(layout.hash_block_size).enumerate() {
-                let found = hasher.digest(block);
-                if expected.next() != Some(found.as_slice()) {
-                    let is_top = level + 1 == layout.levels.len();
-                    return Err(match RootHash::from_bytes(&found) {
-                        Ok(found) if is_top => {
-                            HashTreeMismatch::RootHash { expected: root_hash.clone(), found }
-                        }
-                        _ => HashTreeMismatch::HashBlock { level, index: count(index) },
-                    });
-                }
-            }
-            above = stored;
-        }
-        compare_leaves(&digests, above, &layout, root_hash)?;
-        Ok(VerifiedData { root_hash: root_hash.clone(), parameters })
+        Ok(StoredTreeCheck::new(parameters, layout, hasher, digests, root_hash))
+    }
+
+    /// [`Self::compare_with`] with the whole stored tree at once: from the root's block on exactly
+    /// [`HashTreeLayout::tree_length`] bytes.
+    ///
+    /// # Errors
+    /// A [`HashTreeMismatch`]: from the top of the tree downwards, the first level that is wrong.
+    pub fn finish(self, stored_tree: &[u8], root_hash: &RootHash) -> Result<VerifiedData, HashTreeMismatch> {
+        let mut check = self.compare_with(root_hash)?;
+        check.take(stored_tree)?;
+        check.finish()
     }
 
     /// The tree over the blocks that came, as it is stored from the root's block on, and its root hash: for sealing.
@@ -461,32 +469,6 @@ fn complete(leaves: Mutex<Leaves>) -> Result<Vec<u8>, HashTreeMismatch> {
         }
         None => Ok(leaves.digests),
     }
-}
-
-/// Compares the digests of the data blocks with what is stored for them: the lowest level of the tree, or the root
-/// hash where there is only one block.
-fn compare_leaves(
-    computed: &[u8],
-    stored: &[u8],
-    layout: &HashTreeLayout,
-    root_hash: &RootHash,
-) -> Result<(), HashTreeMismatch> {
-    if layout.levels.is_empty() {
-        return match RootHash::from_bytes(computed) {
-            Ok(found) if found == *root_hash => Ok(()),
-            Ok(found) => Err(HashTreeMismatch::RootHash { expected: root_hash.clone(), found }),
-            Err(_) => Err(HashTreeMismatch::DataBlocks { first: vec![0], count: 1 }),
-        };
-    }
-    let mut expected = stored.chunks_exact(layout.digest_size);
-    let mut bad = computed
-        .chunks_exact(layout.digest_size)
-        .enumerate()
-        .filter(|(_, digest)| expected.next() != Some(*digest))
-        .map(|(block, _)| count(block));
-    let first: Vec<u64> = bad.by_ref().take(MAXIMUM_NAMED_BLOCKS).collect();
-    let total = count(first.len()).saturating_add(count(bad.count()));
-    if total == 0 { Ok(()) } else { Err(HashTreeMismatch::DataBlocks { first, count: total }) }
 }
 
 /// `length` times `value`; `None` where memory is short.

@@ -439,3 +439,59 @@ fn whole_trees_are_those_of_veritysetup_where_it_is_installed() {
         }
     }
 }
+
+#[test]
+fn a_tree_may_come_in_pieces_of_whole_blocks() {
+    // 300 blocks with 16 digests in a hash block: levels of 19 and 2 blocks below the root's.
+    let parameters = parameters(HashAlgorithm::Sha256, 512, 512, 300);
+    let data = data(300, 512);
+    let (tree, root_hash) = fed(&parameters, &data).into_tree().unwrap();
+    for blocks in [1, 2, 3, 5, 22] {
+        let mut check = fed(&parameters, &data).compare_with(&root_hash).unwrap();
+        for piece in tree.chunks(blocks * 512) {
+            check.take(piece).unwrap();
+        }
+        assert_eq!(check.finish().unwrap().root_hash(), &root_hash);
+    }
+    // Short, cut inside a block, and one block too many.
+    let length = |found: usize| HashTreeMismatch::TreeLength {
+        expected: ByteLength::of(&tree),
+        found: ByteLength::new(count(found)),
+    };
+    let mut check = fed(&parameters, &data).compare_with(&root_hash).unwrap();
+    check.take(&tree[..tree.len() - 512]).unwrap();
+    assert_eq!(check.finish().unwrap_err(), length(tree.len() - 512));
+    let mut check = fed(&parameters, &data).compare_with(&root_hash).unwrap();
+    assert_eq!(check.take(&tree[..700]).unwrap_err(), length(700));
+    check.take(&tree).unwrap();
+    assert_eq!(check.take(&[0; 512]).unwrap_err(), length(tree.len() + 512));
+
+    // Bad blocks under different blocks of the tree are counted together.
+    let mut bad = data.clone();
+    for block in [3, 17, 299] {
+        bad[block * 512] ^= 1;
+    }
+    let mut check = fed(&parameters, &bad).compare_with(&root_hash).unwrap();
+    tree.chunks(512).for_each(|block| check.take(block).unwrap());
+    let expected = HashTreeMismatch::DataBlocks { first: vec![3, 17, 299], count: 3 };
+    assert_eq!(check.finish().unwrap_err(), expected);
+}
+
+#[test]
+fn a_verifier_says_which_blocks_have_not_come() {
+    let (parameters, data, tree, root_hash) = small();
+    let verifier = verifier(&parameters);
+    assert_eq!(verifier.missing(0..u64::MAX), [0..300]);
+    verifier.feed(10, &data[10 * 512..20 * 512]).unwrap();
+    verifier.feed(299, &data[299 * 512..]).unwrap();
+    assert_eq!(verifier.missing(0..300), [0..10, 20..299]);
+    assert_eq!(verifier.missing(5..25), [5..10, 20..25]);
+    assert_eq!(verifier.missing(10..20), []);
+    assert_eq!(verifier.missing(300..400), []);
+    for run in verifier.missing(0..300) {
+        let (start, end) = (usize::try_from(run.start).unwrap(), usize::try_from(run.end).unwrap());
+        verifier.feed(run.start, &data[start * 512..end * 512]).unwrap();
+    }
+    assert_eq!(verifier.missing(0..300), []);
+    assert!(verifier.finish(&tree, &root_hash).is_ok());
+}
