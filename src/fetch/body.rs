@@ -72,7 +72,13 @@ impl Body {
         if self.position >= self.current.bytes().len() {
             self.advance()?;
         }
-        Ok(self.current.bytes().get(self.position..).unwrap_or_default())
+        Ok(self.received())
+    }
+
+    /// What has come and was not consumed, without waiting for more: what [`Self::chunk`] gave.
+    #[must_use]
+    pub fn received(&self) -> &[u8] {
+        self.current.bytes().get(self.position..).unwrap_or_default()
     }
 
     /// Marks the first `count` bytes of [`Self::chunk`] as used; at most all of them.

@@ -19,6 +19,7 @@ use super::cancel::Cancel;
 use super::detach::reap;
 use super::error::OperationError;
 use super::fault;
+use super::leaves::EarlyLeaves;
 use super::observer::Observer;
 use super::source::{ImageFile, ImageSource};
 use super::trust_store::TrustStore;
@@ -125,7 +126,9 @@ pub(super) fn activate(
     let reservation = Reservation::make(&reference, &source)?;
     if request.in_memory {
         let verified = copy_into_memory(&image, &source, request, trust, observer, cancel)
-            .and_then(|copy| VerifiedImage::verify(copy, trust, &request.policy, observer, cancel))
+            .and_then(|copy| {
+                VerifiedImage::verify(copy, EarlyLeaves::default(), trust, &request.policy, observer, cancel)
+            })
             .and_then(|verified| fault::point("attach:verified").map(|()| verified));
         match verified {
             Ok(verified) => {

@@ -15,6 +15,7 @@ mod fault;
 #[cfg(feature = "fault-points")]
 pub mod fault;
 mod image_directory;
+mod leaves;
 pub mod list;
 pub mod mount;
 pub mod observer;

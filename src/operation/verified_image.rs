@@ -12,10 +12,11 @@ use crate::trust::hash_tree::VerifiedData;
 use super::cancel::Cancel;
 use super::error::OperationError;
 use super::examine::{native_architecture, survey_options};
+use super::leaves::EarlyLeaves;
 use super::observer::Observer;
 use super::source::{ImageFile, ImageSource, survey};
 use super::trust_store::TrustStore;
-use super::verify::{check_top, verify_data};
+use super::verify::{check_top, verify_data, verify_rest};
 
 /// An image whose bytes lie in memory where nobody can write them: a sealed memory file, or a file in a tmpfs of ours
 /// to which only read-only descriptors are left.
@@ -46,13 +47,15 @@ pub struct VerifiedImage {
 impl VerifiedImage {
     /// Dissects the bytes in memory, applies the policy and verifies every block that is planned.
     ///
-    /// Whatever was found earlier, on a disk or a server, was a hint: nothing of it counts here.
+    /// Whatever was found earlier, on a disk or a server, was a hint: nothing of it counts here. `leaves` are digests of
+    /// bytes that were written to this very file, and count where they were computed as the bytes in it say.
     ///
     /// # Errors
     /// [`OperationError::Malformed`], [`OperationError::Refused`], [`OperationError::Integrity`], or what reading
     /// said.
-    pub fn verify(
+    pub(super) fn verify(
         image: ImmutableImage,
+        mut leaves: EarlyLeaves,
         trust: &TrustStore,
         policy: &RequestedPolicy,
         observer: &dyn Observer,
@@ -62,7 +65,10 @@ impl VerifiedImage {
         let mut verified = Vec::new();
         for device in &plan.devices {
             if let Some(verity) = &device.verity {
-                verified.push(verify_data(&image.image, &verity.set, observer, cancel)?);
+                verified.push(match leaves.take(&verity.set) {
+                    Some(early) => verify_rest(&image.image, &verity.set, early, observer, cancel)?,
+                    None => verify_data(&image.image, &verity.set, observer, cancel)?,
+                });
             }
         }
         Ok(Self { image, plan, verified })

@@ -22,6 +22,9 @@ use super::source::{ImageFile, ImageSource};
 /// Four times as much costs three times the system time.
 const PIECE: u64 = 64 * 1024;
 
+/// How much of a stored hash tree is read at once: a multiple of every block size.
+const TREE_PIECE: u64 = 256 * 1024;
+
 /// Checks all data that `set` protects, as it lies in `image`, against the root hash.
 ///
 /// # Errors
@@ -32,26 +35,54 @@ pub fn verify_data(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<VerifiedData, OperationError> {
-    let refuse = |rule, expected: String, found: String| OperationError::Integrity {
-        image: image.name().to_owned(),
-        finding: Box::new(Finding::of_partition(rule, Some(set.data), expected, found)),
-    };
     let parameters = hash_tree_parameters(&set.superblock);
     let verifier = HashTreeVerifier::new(parameters).map_err(|error| {
-        refuse(Rule::HashTreeOutside, "a hash tree of possible size".to_owned(), error.to_string())
+        let expected = "a hash tree of possible size".to_owned();
+        refuse(image, set, Rule::HashTreeOutside, expected, error.to_string())
     })?;
+    verify_rest(image, set, verifier, observer, cancel)
+}
+
+/// As [`verify_data`], with a verifier that was given blocks of `image` already: only the others are read.
+///
+/// # Errors
+/// As [`verify_data`].
+pub(super) fn verify_rest(
+    image: &ImageFile,
+    set: &VeritySet,
+    verifier: HashTreeVerifier,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<VerifiedData, OperationError> {
     observer.started(&format!("verifying {}", set.designator), Some(set.data_extent.length()));
     let fed = feed_all(image, set, &verifier, observer, cancel);
     observer.finished();
     fed?;
-    let tree = image.read(&[set.tree_extent])?.pop().unwrap_or_default();
-    verifier.finish(&tree, &set.root_hash).map_err(|mismatch| {
+    let wrong = |mismatch: HashTreeMismatch| {
         let rule = match mismatch {
             HashTreeMismatch::DataBlocks { .. } => Rule::DataCorrupt,
             _ => Rule::HashTreeCorrupt,
         };
-        refuse(rule, format!("data with root hash {}", set.root_hash), mismatch.to_string())
-    })
+        refuse(image, set, rule, format!("data with root hash {}", set.root_hash), mismatch.to_string())
+    };
+    let mut check = verifier.compare_with(&set.root_hash).map_err(wrong)?;
+    let mut buffer = Vec::new();
+    let mut offset = 0;
+    while let Some(part) = piece(set.tree_extent, offset, TREE_PIECE) {
+        cancel.check()?;
+        buffer.resize(part.length().in_memory().unwrap_or_default(), 0);
+        image.read_at(part.start(), &mut buffer)?;
+        check.take(&buffer).map_err(wrong)?;
+        offset = offset.saturating_add(TREE_PIECE);
+    }
+    check.finish().map_err(wrong)
+}
+
+fn refuse(image: &ImageFile, set: &VeritySet, rule: Rule, expected: String, found: String) -> OperationError {
+    OperationError::Integrity {
+        image: image.name().to_owned(),
+        finding: Box::new(Finding::of_partition(rule, Some(set.data), expected, found)),
+    }
 }
 
 /// Looks at the top of a hash tree alone: whether it is the one of the root hash. It says nothing about the data, and spares
@@ -89,7 +120,7 @@ pub(super) fn hash_tree_parameters(superblock: &VeritySuperblock) -> HashTreePar
     }
 }
 
-/// Lets every core take the next piece until there is none.
+/// Lets every core take the next piece until there is none. Of a piece only what is missing is read.
 fn feed_all(
     image: &ImageFile,
     set: &VeritySet,
@@ -123,24 +154,32 @@ fn feed_pieces(
     loop {
         cancel.check()?;
         let offset = next.fetch_add(PIECE, Ordering::Relaxed);
-        let Some(piece) = piece(set.data_extent, offset) else {
+        let Some(part) = piece(set.data_extent, offset, PIECE) else {
             return Ok(());
         };
-        buffer.resize(piece.length().in_memory().unwrap_or_default(), 0);
-        image.read_at(piece.start(), &mut buffer)?;
         let first_block = offset.checked_div(block).unwrap_or_default();
-        verifier
-            .feed(first_block, &buffer)
-            .map_err(|error| OperationError::state("hashing", image.name(), error.to_string()))?;
-        observer.advanced(piece.length());
+        let blocks = part.length().bytes().checked_div(block).unwrap_or_default();
+        for run in verifier.missing(first_block..first_block.saturating_add(blocks)) {
+            let start = run.start.saturating_mul(block);
+            let length = run.end.saturating_sub(run.start).saturating_mul(block);
+            let Some(missing) = piece(set.data_extent, start, length) else {
+                break;
+            };
+            buffer.resize(missing.length().in_memory().unwrap_or_default(), 0);
+            image.read_at(missing.start(), &mut buffer)?;
+            verifier
+                .feed(run.start, &buffer)
+                .map_err(|error| OperationError::state("hashing", image.name(), error.to_string()))?;
+        }
+        observer.advanced(part.length());
     }
 }
 
-/// The piece of `extent` that begins `offset` bytes into it; `None` behind its end.
-fn piece(extent: Extent, offset: u64) -> Option<Extent> {
+/// The piece of `extent` that begins `offset` bytes into it and has at most `length` bytes; `None` behind its end.
+fn piece(extent: Extent, offset: u64, length: u64) -> Option<Extent> {
     let rest = extent.length().bytes().checked_sub(offset).filter(|rest| *rest > 0)?;
     Extent::new(
         ByteOffset::new(extent.start().bytes().checked_add(offset)?),
-        ByteLength::new(rest.min(PIECE)),
+        ByteLength::new(rest.min(length)),
     )
 }

@@ -15,23 +15,27 @@ use super::cancel::Cancel;
 use super::detach::reap;
 use super::error::OperationError;
 use super::image_directory;
+use super::leaves::LeafHint;
 use super::observer::Observer;
 use super::trust_store::TrustStore;
 use super::verified_image::plan;
 
+mod download;
 mod name;
 mod place;
 mod remote;
 mod room;
 mod sparse;
 mod stream;
+mod workers;
 
 pub use name::{name_of_url, parse_url, reference_of};
 
+use download::Download;
 use place::verify_and_link;
 use remote::{RemoteImage, client, fetching};
 use room::room_for;
-use stream::download;
+use stream::receive;
 
 /// Where images of the class `machine` are placed that do not outlive the boot.
 pub const DEFAULT_DIRECTORY: &str = "/run/machines";
@@ -92,13 +96,17 @@ pub fn pull(
         let problem = "it is there already: detach it, remove it, or choose another NAME";
         return Err(OperationError::state("placing the image as", target.display(), problem));
     }
+    let hints = hints(request, trust, cancel);
     let body =
         client(request, cancel).get(&request.url).map_err(|error| fetching(&request.url, cancel, error))?;
     let needed = body.total().map(ByteLength::new);
     let room = room_for(body.total(), &request.url)?;
     let mut reservation = Reservation::make(&reference, &request.url.without_secrets())?;
     let verified = image_directory::prepare(&directory, &target, room, needed, &mut reservation)
-        .and_then(|root| download(body, &root, &target, room, &request.url, observer, cancel))
+        .and_then(|root| {
+            let download = Download::new(body, false, &request.url, observer, cancel);
+            receive(download, &root, &target, room, &hints, &request.url, observer)
+        })
         .and_then(|image| verify_and_link(image, request, trust, &mut reservation, observer, cancel));
     let options = ActivationOptions { guard: request.guard, policy: &request.policy, keys: None };
     match verified {
@@ -107,4 +115,16 @@ pub fn pull(
             .make_permanent(observer, cancel),
         Err(cause) => Err(reservation.undo(cause)),
     }
+}
+
+/// What is to be hashed while the image comes, from what the server answers to requests for parts of it. An image that
+/// cannot be looked at beforehand is hashed after it has come.
+fn hints(request: &PullRequest, trust: &TrustStore, cancel: &Cancel) -> Vec<LeafHint> {
+    let client = client(request, cancel);
+    let Ok(reader) = RangeReader::open(&client, &request.url) else {
+        return Vec::new();
+    };
+    let source = RemoteImage::new(&request.url, reader, cancel);
+    let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel);
+    plan.map(|plan| LeafHint::of_plan(&plan)).unwrap_or_default()
 }

@@ -34,8 +34,9 @@ pub(super) fn verify_and_link(
         .map_err(|source| OperationError::system("placing the image as", &arrived.name, source))?;
     // It goes into the record, which everybody may read.
     let url = request.url.without_secrets();
-    let image = ImmutableImage::new(file, &url, arrived.size, Some(arrived.digest.clone()));
-    let verified = VerifiedImage::verify(image, trust, &request.policy, observer, cancel)?;
+    let digest = arrived.digest.map(|digest| data_encoding::HEXLOWER.encode(digest.as_bytes()));
+    let image = ImmutableImage::new(file, &url, arrived.size, digest);
+    let verified = VerifiedImage::verify(image, arrived.leaves, trust, &request.policy, observer, cancel)?;
     fault::point("pull:verified")?;
     let metadata = complete
         .file()

@@ -1,94 +1,102 @@
-//! The one pass over the bytes of an image: from the network into a file in memory.
+//! The one pass over the bytes of an image: from the network into a file in memory, hashed on the way.
+//!
+//! Which thread does what:
+//!
+//! - a thread of [`fetch`](crate::fetch) receives from the server and hands over what it received;
+//! - the caller's thread takes that ([`Download`]: the digest of the download, the progress), decompresses it, and
+//!   fills buffers;
+//! - the [`workers`](super::workers), one for each core, write the buffers to the file and hash the blocks of the hash
+//!   trees in them.
+//!
+//! Each waits for the other by a bounded channel, and nothing else is shared. What was hashed with parameters that turn
+//! out wrong, or not at all, is hashed from the file afterwards, when nobody can write to it any more.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
-use crate::fetch::body::Body;
 use crate::fetch::url::ImageUrl;
 use crate::format::units::ByteLength;
 use crate::kernel::placed_file::AnonymousFile;
-
-use super::remote::fetching;
-use super::sparse::write_sparse;
-use crate::operation::cancel::Cancel;
 use crate::operation::error::OperationError;
 use crate::operation::fault;
+use crate::operation::leaves::{EarlyLeaves, LeafHint};
 use crate::operation::observer::Observer;
+use crate::trust::download::DownloadDigest;
+
+use super::download::Download;
+use super::workers::Sink;
 
 /// An image that has arrived and has no name yet.
+#[derive(Debug)]
 pub(super) struct Arrived {
+    /// Its bytes.
     pub(super) file: AnonymousFile,
+    /// The name it is to have.
     pub(super) name: OsString,
+    /// Its length.
     pub(super) size: ByteLength,
-    pub(super) digest: String,
+    /// The digest of the file as the server sent it, where one was wanted.
+    pub(super) digest: Option<DownloadDigest>,
+    /// Digests of the bytes in the file.
+    pub(super) leaves: EarlyLeaves,
 }
 
-/// Writes the body to a file without a name in the directory `root`.
-pub(super) fn download(
-    mut body: Body,
+/// Writes what is downloaded to a file without a name in the directory `root`, with room for `room` bytes.
+///
+/// # Errors
+/// [`OperationError`]; the file is gone then.
+pub(super) fn receive(
+    mut download: Download<'_>,
     root: &fs::File,
     target: &Path,
     room: ByteLength,
+    hints: &[LeafHint],
     url: &ImageUrl,
     observer: &dyn Observer,
-    cancel: &Cancel,
 ) -> Result<Arrived, OperationError> {
     let file = AnonymousFile::create_in(root.as_fd())
         .map_err(|source| OperationError::system("making a file for", target, source))?;
-    observer.started("downloading", body.total().map(ByteLength::new));
-    let received = receive(&mut body, file.file(), room, url, observer, cancel);
+    let leaves = EarlyLeaves::new(hints);
+    let name = url.to_string();
+    let sink = Sink { file: file.file(), room, leaves: &leaves, name: &name };
+    observer.started("downloading", download.total());
+    let size = decode(&mut download, url).and_then(|()| sink.write_all(|buffer| fill(&mut download, buffer)));
     observer.finished();
-    let (size, digest) = received?;
+    let (size, digest) = (size?, download.finish()?);
     fault::point("pull:received")?;
-    Ok(Arrived { file, name: target.file_name().map(OsStr::to_owned).unwrap_or_default(), size, digest })
+    Ok(Arrived {
+        file,
+        name: target.file_name().map(OsStr::to_owned).unwrap_or_default(),
+        size,
+        digest,
+        leaves,
+    })
 }
 
-fn receive(
-    body: &mut Body,
-    file: &fs::File,
-    room: ByteLength,
-    url: &ImageUrl,
-    observer: &dyn Observer,
-    cancel: &Cancel,
-) -> Result<(ByteLength, String), OperationError> {
-    let mut digest = Sha256::new();
-    let mut offset = 0_u64;
-    loop {
-        cancel.check()?;
-        let chunk = body.chunk().map_err(|error| fetching(url, cancel, error))?;
-        if chunk.is_empty() {
-            break;
+/// Looks at the first bytes.
+fn decode(download: &mut Download<'_>, url: &ImageUrl) -> Result<(), OperationError> {
+    let refused = match download.fill_buf() {
+        Ok(beginning) => return refuse_other_formats(beginning, url),
+        Err(error) => error,
+    };
+    Err(download.explain(refused))
+}
+
+/// Fills the buffer; less than all of it only at the end of the download.
+fn fill(download: &mut Download<'_>, buffer: &mut [u8]) -> Result<usize, OperationError> {
+    let mut filled = 0_usize;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match download.read(rest) {
+            Ok(0) => break,
+            Ok(count) => filled = filled.saturating_add(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(download.explain(error)),
         }
-        if offset == 0 {
-            refuse_other_formats(chunk, url)?;
-        }
-        let full = || {
-            let problem = format!("no room is left after {offset} bytes: the image does not fit into memory");
-            OperationError::state("writing the image of", url, problem)
-        };
-        // A tmpfs that was there already may have no limit of its own, and zeros take no room at all.
-        if offset.saturating_add(ByteLength::of(chunk).bytes()) > room.bytes() {
-            return Err(full());
-        }
-        digest.update(chunk);
-        write_sparse(file, chunk, offset).map_err(|source| match source.kind() {
-            io::ErrorKind::StorageFull => full(),
-            _ => OperationError::system("writing the image of", url.to_string(), source),
-        })?;
-        let length = chunk.len();
-        offset = offset.saturating_add(ByteLength::of(chunk).bytes());
-        observer.advanced(ByteLength::of(chunk));
-        body.consume(length);
     }
-    file.set_len(offset)
-        .map_err(|source| OperationError::system("writing the image of", url.to_string(), source))?;
-    let digest = data_encoding::HEXLOWER.encode(&digest.finalize());
-    Ok((ByteLength::new(offset), digest))
+    Ok(filled)
 }
 
 /// Says of a compressed or converted image what it is, instead of that it has no partition table.
