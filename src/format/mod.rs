@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod architecture;
+pub mod checksum_manifest;
+pub mod companion;
 pub mod compression;
 pub mod designator;
 pub mod gpt;
@@ -13,11 +15,13 @@ pub mod label;
 pub mod loop_reference;
 pub mod mapper_name;
 pub mod mounting;
+pub mod openpgp;
 pub mod partition_type;
 pub mod qcow2;
 pub mod root_hash;
 pub mod sparse;
 pub mod superblock;
 pub mod units;
+pub mod verification_mode;
 pub mod verity;
 pub mod verity_signature;
