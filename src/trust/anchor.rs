@@ -266,6 +266,11 @@ impl CertificateTime {
         Some(Self(i64::from(difference.days) * SECONDS_PER_DAY + i64::from(difference.secs)))
     }
 
+    /// The time so many seconds after 1970-01-01 in UTC.
+    pub(super) const fn from_unix_seconds(seconds: i64) -> Self {
+        Self(seconds)
+    }
+
     /// Seconds since 1970-01-01 in UTC.
     #[must_use]
     pub const fn unix_seconds(self) -> i64 {

@@ -9,6 +9,8 @@ pub mod block_digest;
 mod der;
 pub mod download;
 pub mod hash_tree;
+pub mod manifest;
+pub mod openpgp;
 pub mod root_hash;
 pub mod sealing;
 pub mod signature;

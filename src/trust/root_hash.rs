@@ -148,7 +148,8 @@ pub struct RootHashMismatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trust::download::DownloadHasher;
+    use crate::format::checksum_manifest::ListedDigest;
+    use crate::trust::download::{DownloadHasher, ExpectedDownload};
 
     fn root_hash(byte: u8, length: usize) -> RootHash {
         RootHash::from_bytes(&vec![byte; length]).unwrap()
@@ -169,9 +170,10 @@ mod tests {
     #[test]
     fn a_root_hash_inside_a_verified_download_says_so() {
         let digest = DownloadHasher::new().finish();
-        let expected = *digest.as_bytes();
-        let download = digest.check(&expected).unwrap();
-        let authenticated = AuthenticatedRootHash::authenticate_by_download(&download, root_hash(3, 64));
+        let expected = ExpectedDownload::pinned(ListedDigest::from_bytes(*digest.as_bytes()));
+        let checked = expected.check(digest).unwrap();
+        let download = checked.verified().unwrap();
+        let authenticated = AuthenticatedRootHash::authenticate_by_download(download, root_hash(3, 64));
         assert_eq!(authenticated.by(), &Authentication::VerifiedDownload);
         assert_eq!(authenticated.root_hash(), &root_hash(3, 64));
     }

@@ -28,6 +28,7 @@ use ddictl::image::presets::{PolicyArgument, PolicyFile};
 use ddictl::trust::anchor::{TrustAnchor, TrustAnchors};
 use ddictl::trust::signature::verify_root_hash_signature;
 
+mod downloads;
 #[path = "../support/gpt_builder.rs"]
 pub mod gpt_builder;
 mod input;
@@ -35,15 +36,21 @@ mod survey;
 
 use input::{Input, SparseImage, copy_overlap, extent};
 
+pub use downloads::{
+    checksum_manifest, is_valid_openpgp_signature, openpgp_keyring, openpgp_signature, valid_openpgp_signers,
+};
 pub use survey::{plans, survey};
 
 /// What a target does with an input.
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 9] = [
+pub const TARGETS: [(&str, Body); 12] = [
+    ("checksum_manifest", checksum_manifest),
     ("gpt", gpt),
     ("names", names),
+    ("openpgp_keyring", openpgp_keyring),
+    ("openpgp_signature", openpgp_signature),
     ("pkcs7", pkcs7),
     ("policy", policy),
     ("superblocks", superblocks),

@@ -238,6 +238,40 @@ def seeds():
     for index, text in enumerate(["image.raw", "a b\\c%", "grün", "x-part2", "x-root.data", "x" * 62, "..", "a/b"]):
         seed("names", f"reference-{index}", text.encode())
 
+    openpgp = os.path.join(TESTS, "data", "openpgp")
+    for file in sorted(os.listdir(openpgp)):
+        name, kind = os.path.splitext(file)
+        if kind in (".pgp", ".sig"):
+            seed("openpgp_keyring" if kind == ".pgp" else "openpgp_signature", name, read(openpgp, file))
+    checksums()
+
+
+def checksums():
+    """Sums as programs write them: of names that need no care, and of some that do."""
+    with tempfile.TemporaryDirectory() as scratch:
+        names = ["image.raw", "image.roothash", "back\\slash", "two\nlines", " blank", "a) = b"]
+        for name in names:
+            with open(os.path.join(scratch, name), "w") as file:
+                file.write(name)
+
+        def sums(name, *command, of=tuple(names)):
+            run = subprocess.run([*command, *of], check=True, cwd=scratch, stdout=subprocess.PIPE)
+            seed("checksum_manifest", name, run.stdout)
+            return run.stdout
+
+        text = sums("text", "sha256sum")
+        sums("binary", "sha256sum", "--binary")
+        sums("tag", "sha256sum", "--tag")
+        sums("zero", "sha256sum", "--zero")
+        sums("openssl", "openssl", "dgst", "-sha256", of=names[:2])
+        sums("coreutils", "openssl", "dgst", "-sha256", "-r", of=names[:2])
+        sums("sha512-tag", "sha512sum", "--tag", of=names[:2])
+        sums("directories", "sha256sum", of=["./image.raw", ".//image.raw", "./././image.roothash"])
+        seed("checksum_manifest", "crlf", text.replace(b"\n", b"\r\n").rstrip())
+        seed("checksum_manifest", "capitals", b"# sums\n\n" + text[:64].upper() + text[64:])
+        seed("checksum_manifest", "one-space", text.replace(b"  ", b" ", 1) + text)
+        seed("checksum_manifest", "twice", text + b"0" * 64 + b"  ./image.raw\n")
+
 
 if __name__ == "__main__":
     {"keys": keys, "seeds": seeds}[sys.argv[1]]()

@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 
 use ddictl::format::architecture::Architecture;
+use ddictl::format::checksum_manifest::ListedDigest;
 use ddictl::format::designator::{Designator, VerityRole};
 use ddictl::format::guid::Guid;
 use ddictl::format::partition_type::PartitionType;
@@ -21,7 +22,7 @@ use ddictl::image::policy::{ImagePolicy, Protection};
 use ddictl::image::presets::RequestedPolicy;
 use ddictl::image::survey::{MAXIMUM_READ, Malformed, Survey, SurveyOptions};
 use ddictl::trust::anchor::TrustAnchors;
-use ddictl::trust::download::{DownloadHasher, VerifiedDownload};
+use ddictl::trust::download::{DownloadHasher, ExpectedDownload, VerifiedDownload};
 use sha2::Digest;
 
 use super::gpt_builder::{GptBuilder, repair_checksums};
@@ -293,8 +294,8 @@ fn check_writability(dissection: &Dissection, device: &PlannedDevice) {
 
 fn verified_download() -> VerifiedDownload {
     let digest = DownloadHasher::new().finish();
-    let expected = *digest.as_bytes();
-    digest.check(&expected).unwrap()
+    let expected = ExpectedDownload::pinned(ListedDigest::from_bytes(*digest.as_bytes()));
+    expected.check(digest).unwrap().verified().unwrap().clone()
 }
 
 // --- Images ---

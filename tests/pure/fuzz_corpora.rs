@@ -51,7 +51,7 @@ macro_rules! replays {
     };
 }
 
-replays! { gpt names pkcs7 policy superblocks survey verity_signature verity_superblock verity_table }
+replays! { checksum_manifest gpt names openpgp_keyring openpgp_signature pkcs7 policy superblocks survey verity_signature verity_superblock verity_table }
 
 #[test]
 fn every_target_is_replayed_and_every_corpus_has_its_target() {
@@ -101,5 +101,29 @@ fn the_seeds_reach_what_they_are_for() {
         ("seed-weak-digest", 0),
     ] {
         assert_eq!(bodies::valid_signatures(&seed("pkcs7", name)), valid, "{name}");
+    }
+    for (name, valid) in [
+        ("seed-rsa", true),
+        ("seed-ed25519", true),
+        ("seed-ed25519-armoured", true),
+        ("seed-p256", true),
+        ("seed-subkey", true),
+        ("seed-two", true),
+        ("seed-two-bad", false),
+        ("seed-critical-notation", false),
+        ("seed-revoked", false),
+        ("seed-weak-sha1", false),
+        ("seed-text", false),
+    ] {
+        assert_eq!(bodies::is_valid_openpgp_signature(&seed("openpgp_signature", name)), valid, "{name}");
+    }
+    for (name, valid) in [
+        ("seed-rsa", 1),
+        ("seed-several", 3),
+        ("seed-no-back-signature", 0),
+        ("seed-expired", 0),
+        ("seed-keybox", 0),
+    ] {
+        assert_eq!(bodies::valid_openpgp_signers(&seed("openpgp_keyring", name)), valid, "{name}");
     }
 }

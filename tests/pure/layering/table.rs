@@ -87,7 +87,7 @@ impl Effect {
                 "std::process::exit",
                 "std::os::unix::process",
             ],
-            Self::PublicKeys => &["openssl"],
+            Self::PublicKeys => &["openssl", "pgp"],
             Self::Streams => &["std::io"],
             Self::SystemCalls => &["nix", "libc", "udev", "libcryptsetup_rs", "devicemapper"],
             Self::Terminal => &[
