@@ -21,7 +21,7 @@
 //! | `operation/` | the verbs: the order of effects, and their undoing | `kernel/`, `fetch/`, `image/`, `trust/`, `format/` | clock, files, processes, streams, threads |
 //! | `kernel/` | loop devices, memory files, mounts, signals, udev: it carries out, it does not judge | `kernel/raw/`, `format/` | clock, files, local sockets, streams, system calls, threads |
 //! | `kernel/raw/` | one function a system call that nobody wraps | `format/` | files, processes, streams, system calls, `unsafe` |
-//! | `fetch/` | bodies and ranges over HTTP, decompression | `format/` | clock, environment, files, network, streams, threads |
+//! | `fetch/` | bodies and ranges over HTTP, decompression, archives | `format/` | clock, environment, files, network, streams, threads |
 //! | `image/` | survey, dissection, policy, findings, plan: decisions, without effects | `trust/`, `format/` | nothing |
 //! | `trust/` | every value that says 'verified', and the checks that alone can make it | `format/` | public keys |
 //! | `format/` | bytes or text in, typed values out | nothing | nothing |

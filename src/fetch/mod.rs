@@ -1,5 +1,7 @@
-//! Fetching bytes over HTTP: whole bodies as a stream, and ranges; and what is compressed, decompressed as it comes.
+//! Fetching bytes over HTTP: whole bodies as a stream, and ranges; what is compressed, decompressed as it comes, and what
+//! is in archives.
 
+pub mod archive;
 pub mod body;
 pub mod certificates;
 pub mod client;

@@ -21,6 +21,7 @@ pub mod qcow2;
 pub mod root_hash;
 pub mod sparse;
 pub mod superblock;
+pub mod tar;
 pub mod units;
 pub mod verification_mode;
 pub mod verity;

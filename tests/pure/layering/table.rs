@@ -173,7 +173,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "fetch",
-        holds: "bodies and ranges over HTTP, decompression",
+        holds: "bodies and ranges over HTTP, decompression, archives",
         may_use: &["format"],
         effects: &[
             Effect::Clock,
