@@ -26,6 +26,7 @@ pub mod secret;
 pub mod signal;
 pub mod stack;
 pub mod state_file;
+pub mod tree;
 pub mod udev;
 
 /// Opens for reading whatever has this name: a FIFO without a writer does not block, and a terminal does not become ours.

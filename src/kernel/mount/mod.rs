@@ -150,7 +150,7 @@ fn named(users: &[MountUser]) -> String {
 }
 
 /// A path by which the kernel comes to what a descriptor stands for.
-fn proc_path(file: BorrowedFd<'_>) -> PathBuf {
+pub(super) fn proc_path(file: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 

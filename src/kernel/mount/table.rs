@@ -23,6 +23,8 @@ pub struct MountEntry {
     pub parent: u64,
     /// The device number of the file system.
     pub device: DeviceNumber,
+    /// Which directory of the file system is mounted.
+    pub root: PathBuf,
     /// Where it is, for this process.
     pub mount_point: PathBuf,
     /// The number of its peer group: whatever is mounted on one of its peers or unmounted there is so on all of them.
@@ -201,7 +203,8 @@ fn entry_of(line: &[u8]) -> Option<MountEntry> {
     let number = text(fields.next()?)?.parse().ok()?;
     let parent = text(fields.next()?)?.parse().ok()?;
     let device = text(fields.next()?)?.parse().ok()?;
-    let mount_point = OsString::from_vec(unescaped(fields.nth(1)?)).into();
+    let root = OsString::from_vec(unescaped(fields.next()?)).into();
+    let mount_point = OsString::from_vec(unescaped(fields.next()?)).into();
     let flags = words(fields.next()?);
     let (mut peers, mut follows) = (None, None);
     loop {
@@ -220,6 +223,7 @@ fn entry_of(line: &[u8]) -> Option<MountEntry> {
         number,
         parent,
         device,
+        root,
         mount_point,
         peers,
         follows,
@@ -265,6 +269,7 @@ mod tests {
         let entry = entry_of(line).unwrap();
         assert_eq!((entry.number, entry.parent), (36, 35));
         assert_eq!(entry.device, DeviceNumber::new(98, 0));
+        assert_eq!(entry.root, Path::new("/mnt1"));
         assert_eq!(entry.mount_point, Path::new("/mnt 2\\x"));
         assert_eq!(entry.flags, ["rw", "noatime"]);
         assert_eq!((entry.peers, entry.follows), (Some(2), Some(1)));

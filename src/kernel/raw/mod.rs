@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod device_mapper;
+pub mod extended_attribute;
 pub mod grow;
 pub mod inode_flags;
 pub mod keyring;
