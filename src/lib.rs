@@ -19,7 +19,7 @@
 //! | `mount_helper.rs` | the words of mount(8), as those of the command line | `cli/` | nothing |
 //! | `udev_helper.rs` | the words that the udev rules ask for | `operation/`, `image/`, `trust/`, `format/` | argument parsing, environment, streams, terminal |
 //! | `operation/` | the verbs: the order of effects, and their undoing | `kernel/`, `fetch/`, `image/`, `trust/`, `format/` | clock, files, processes, streams, threads |
-//! | `kernel/` | loop devices, memory files, mounts, signals, udev: it carries out, it does not judge | `kernel/raw/`, `format/` | clock, files, local sockets, streams, system calls, threads |
+//! | `kernel/` | loop devices, memory files, mounts, trees of files, signals, udev: it carries out, it does not judge | `kernel/raw/`, `format/` | clock, files, local sockets, streams, system calls, threads |
 //! | `kernel/raw/` | one function a system call that nobody wraps | `format/` | files, processes, streams, system calls, `unsafe` |
 //! | `fetch/` | bodies and ranges over HTTP, decompression, archives | `format/` | clock, environment, files, network, streams, threads |
 //! | `image/` | survey, dissection, policy, findings, plan: decisions, without effects | `trust/`, `format/` | nothing |

@@ -48,9 +48,9 @@ fn octal(field: &'static str, bytes: &[u8]) -> Result<i128, TarError> {
     let padding = |byte: &u8| matches!(byte, b' ' | 0);
     let start = bytes.iter().position(|byte| *byte != b' ').unwrap_or(bytes.len());
     let rest = bytes.get(start..).unwrap_or_default();
-    let length = rest.iter().position(|byte| padding(byte)).unwrap_or(rest.len());
+    let length = rest.iter().position(padding).unwrap_or(rest.len());
     let (digits, behind) = rest.split_at_checked(length).ok_or_else(odd)?;
-    if !behind.iter().all(|byte| padding(byte)) {
+    if !behind.iter().all(padding) {
         return Err(odd());
     }
     let mut number = 0_i128;

@@ -154,7 +154,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "kernel",
-        holds: "loop devices, memory files, mounts, signals, udev: it carries out, it does not judge",
+        holds: "loop devices, memory files, mounts, trees of files, signals, udev: it carries out, it does not judge",
         may_use: &["kernel/raw", "format"],
         effects: &[
             Effect::Clock,
