@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::format::verification_mode::VerificationMode;
 use crate::operation::error::OperationError;
 use crate::operation::list::Listed;
 use crate::operation::pull::{DEFAULT_DIRECTORY, PullRequest, name_of_url, parse_url, plan_pull, pull};
@@ -27,10 +28,14 @@ pub(super) struct Arguments {
     /// The local name; the links begin with NAME.raw [default: the file name in the URL without its suffixes]
     name: Option<String>,
 
-    /// How to verify the download itself. Only 'no' is there yet and has to be written out: the policy then decides
-    /// whether the image itself is signed well enough
+    /// How to verify the download as a whole: by sums that are signed (signature), by sums alone (checksum, against
+    /// damage), by its SHA-256 in hexadecimal, or not at all (no), which leaves it to the policy
     #[arg(long, value_name = "MODE", default_value = "signature")]
-    verify: String,
+    verify: VerificationMode,
+
+    /// Take the OpenPGP keys in this file instead of the keyrings of the machine; may be repeated
+    #[arg(long, value_name = "FILE")]
+    keyring: Vec<PathBuf>,
 
     /// Go on to block devices; pulling without it is not there yet
     #[arg(long)]
@@ -70,14 +75,6 @@ impl Arguments {
         if self.kind == Kind::Tar {
             return usage("pulling a tar: not there yet: expected 'raw'");
         }
-        if self.verify != "no" {
-            return Err(OperationError::Usage(format!(
-                "verifying the download by '{}': not there yet: write --verify=no; the policy then demands that the \
-                 image itself is signed, and refuses it otherwise",
-                self.verify
-            ))
-            .into());
-        }
         if !self.attach {
             return usage("pulling without attaching: not there yet: expected --attach");
         }
@@ -93,11 +90,13 @@ impl Arguments {
             name,
             directory: self.image_root,
             policy,
+            verify: self.verify,
+            keyrings: self.keyring,
             ca_certificates: self.ca_certificate,
             guard: self.guard.options(),
         };
         let output = if self.dry_run {
-            let (reference, plan) = plan_pull(&request, &trust, &context.cancel)?;
+            let (reference, plan) = plan_pull(&request, &trust, &context.observer, &context.cancel)?;
             planned(self.json.json, &reference, &plan)
         } else {
             let made = pull(&request, &trust, &context.observer, &context.cancel)?;

@@ -13,4 +13,4 @@ pub mod url;
 
 #[cfg(test)]
 #[path = "../../tests/support/http_server.rs"]
-mod http_server;
+pub(crate) mod http_server;

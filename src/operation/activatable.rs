@@ -62,7 +62,7 @@ impl<'a> Activatable<'a> {
 
     /// The SHA-256 of the download in hexadecimal, where there was one.
     #[must_use]
-    pub fn digest(self) -> Option<&'a str> {
+    pub fn digest(self) -> Option<String> {
         match self {
             Self::Verified(image) => image.digest(),
             Self::OnDisk(_) => None,

@@ -38,6 +38,15 @@ pub enum OperationError {
         /// What differs.
         finding: Box<Finding>,
     },
+    /// What was downloaded is not what somebody vouches for, or nobody who is trusted does.
+    #[error("verifying {object}")]
+    Unverified {
+        /// What, in ticks.
+        object: String,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// What was asked for makes no sense, or is not there in this version.
     #[error("{0}")]
     Usage(String),
@@ -120,7 +129,10 @@ impl OperationError {
     #[must_use]
     pub fn is_about_the_image(&self) -> bool {
         match self {
-            Self::Malformed { .. } | Self::Refused { .. } | Self::Integrity { .. } => true,
+            Self::Malformed { .. }
+            | Self::Refused { .. }
+            | Self::Integrity { .. }
+            | Self::Unverified { .. } => true,
             Self::Undo { cause, .. } => cause.is_about_the_image(),
             _ => false,
         }

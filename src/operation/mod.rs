@@ -15,6 +15,7 @@ mod fault;
 #[cfg(feature = "fault-points")]
 pub mod fault;
 mod image_directory;
+pub mod keyring_store;
 mod leaves;
 pub mod list;
 pub mod mount;

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::format::root_hash::RootHash;
 use crate::image::assessment::Trust;
 use crate::trust::anchor::{TrustAnchor, TrustAnchors};
+use crate::trust::download::VerifiedDownload;
 
 use super::error::OperationError;
 use super::search_path;
@@ -70,13 +71,25 @@ impl TrustStore {
     /// What assessment needs, without a verified download.
     #[must_use]
     pub fn trust(&self) -> Trust<'_> {
+        self.trust_in(None)
+    }
+
+    /// What assessment needs of an image inside this download.
+    #[must_use]
+    pub fn trust_in<'a>(&'a self, download: Option<&'a VerifiedDownload>) -> Trust<'a> {
         Trust {
             anchors: &self.anchors,
             root_hash: self.settings.root_hash.as_ref(),
             usr_hash: self.settings.usr_hash.as_ref(),
-            download: None,
+            download,
             at: self.at,
         }
+    }
+
+    /// The time that everything is checked against.
+    #[must_use]
+    pub const fn time(&self) -> SystemTime {
+        self.at
     }
 
     /// What the user said.

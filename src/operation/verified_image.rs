@@ -7,6 +7,7 @@ use crate::format::units::ByteLength;
 use crate::image::assessment::assess;
 use crate::image::plan::{Access, ActivationPlan};
 use crate::image::presets::RequestedPolicy;
+use crate::trust::download::{CheckedDownload, VerifiedDownload};
 use crate::trust::hash_tree::VerifiedData;
 
 use super::cancel::Cancel;
@@ -24,14 +25,14 @@ use super::verify::{check_top, verify_data, verify_rest};
 pub struct ImmutableImage {
     image: ImageFile,
     source: String,
-    digest: Option<String>,
+    download: Option<CheckedDownload>,
 }
 
 impl ImmutableImage {
-    /// An image in `file`, which nobody can write. `source` is where it came from, `digest` the SHA-256 of the
-    /// download in hexadecimal.
-    pub(super) fn new(file: File, source: &str, size: ByteLength, digest: Option<String>) -> Self {
-        Self { image: ImageFile::from_file(file, source, size), source: source.to_owned(), digest }
+    /// An image in `file`, which nobody can write. `source` is where it came from, `download` what its bytes came in and
+    /// were compared with, where that was a download.
+    pub(super) fn new(file: File, source: &str, size: ByteLength, download: Option<CheckedDownload>) -> Self {
+        Self { image: ImageFile::from_file(file, source, size), source: source.to_owned(), download }
     }
 }
 
@@ -61,7 +62,8 @@ impl VerifiedImage {
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<Self, OperationError> {
-        let plan = plan(&image.image, trust, policy, Access::ReadOnly, cancel)?;
+        let download = image.download.as_ref().and_then(CheckedDownload::verified);
+        let plan = plan_in(&image.image, trust, download, policy, Access::ReadOnly, cancel)?;
         let mut verified = Vec::new();
         for device in &plan.devices {
             if let Some(verity) = &device.verity {
@@ -116,8 +118,8 @@ impl VerifiedImage {
 
     /// The SHA-256 of the download in hexadecimal, where there was one.
     #[must_use]
-    pub fn digest(&self) -> Option<&str> {
-        self.image.digest.as_deref()
+    pub fn digest(&self) -> Option<String> {
+        self.image.download.as_ref().map(|download| data_encoding::HEXLOWER.encode(download.digest()))
     }
 }
 
@@ -133,8 +135,20 @@ pub fn plan(
     access: Access,
     cancel: &Cancel,
 ) -> Result<ActivationPlan, OperationError> {
+    plan_in(image, trust, None, policy, access, cancel)
+}
+
+/// The same for an image inside a download for which somebody may vouch.
+fn plan_in(
+    image: &dyn ImageSource,
+    trust: &TrustStore,
+    download: Option<&VerifiedDownload>,
+    policy: &RequestedPolicy,
+    access: Access,
+    cancel: &Cancel,
+) -> Result<ActivationPlan, OperationError> {
     let dissection = survey(image, survey_options(trust)?, cancel)?;
-    let assessment = assess(&dissection, &trust.trust());
+    let assessment = assess(&dissection, &trust.trust_in(download));
     let plan = ActivationPlan::new(&dissection, assessment, policy, native_architecture()?, access).map_err(
         |refusal| OperationError::Refused { image: image.name().to_owned(), refusal: Box::new(refusal) },
     )?;

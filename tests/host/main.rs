@@ -22,6 +22,7 @@ mod loop_devices;
 mod mount;
 mod pull;
 mod pull_directory;
+mod pull_verification;
 mod repart;
 mod repart_images;
 mod rules_syntax;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
             faults::TESTS,
             pull::TESTS,
             pull_directory::TESTS,
+            pull_verification::TESTS,
             whole_disk::TESTS,
             mount::TESTS,
         ]

@@ -121,7 +121,7 @@ pub(crate) struct Images {
     /// The same tree, signed by somebody else.
     foreign: Arc<[u8]>,
     /// The same tree without a signature.
-    unsigned: Arc<[u8]>,
+    pub(crate) unsigned: Arc<[u8]>,
     /// Where the root lies in the good image: first byte and length.
     root: (usize, usize),
 }

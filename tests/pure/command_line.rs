@@ -424,12 +424,10 @@ fn pull_asks_for_what_is_not_there_yet_and_never_falls_back_to_no() {
     let url = format!("http://{}/image.raw", listener.local_addr().unwrap());
     let hash = "ab".repeat(32);
     for (line, words) in [
-        (format!("pull raw {url} --attach"), &["'signature'", "--verify=no"][..]),
-        (format!("pull raw {url} --attach --verify=signature"), &["'signature'", "--verify=no"]),
-        (format!("pull raw {url} --attach --verify=checksum"), &["'checksum'", "--verify=no"]),
-        (format!("pull raw {url} --attach --verify={hash}"), &[hash.as_str(), "--verify=no"]),
-        (format!("pull raw {url} --attach --verify=NO"), &["'NO'", "--verify=no"]),
-        (format!("pull raw {url} --attach --verify="), &["--verify=no"]),
+        (format!("pull raw {url} --attach --verify=NO"), &["'NO'", "'signature'"][..]),
+        (format!("pull raw {url} --attach --verify="), &["'no', 'checksum', 'signature'"]),
+        (format!("pull raw {url} --attach --verify={hash}0"), &[hash.as_str(), "64 hexadecimal digits"]),
+        (format!("pull raw {url} --attach --verify=sha512:{hash}"), &[hash.as_str()]),
         (format!("pull tar {url} --attach --verify=no"), &["tar", "expected 'raw'"]),
         (format!("pull raw {url} --verify=no"), &["expected --attach"]),
         ("pull raw ftp://127.0.0.1/image.raw --attach --verify=no".to_owned(), &["ftp"]),
@@ -440,6 +438,11 @@ fn pull_asks_for_what_is_not_there_yet_and_never_falls_back_to_no() {
         for more in ["", " --dry-run"] {
             workshop.run(&format!("{line}{more}")).fails(2, words);
         }
+    }
+    // Without keys nothing could be verified: that is known before the server is asked for anything.
+    for mode in ["", " --verify=signature"] {
+        let line = format!("pull raw {url} --attach{mode} --keyring=no-such.pgp --dry-run");
+        workshop.run(&line).fails(1, &["no-such.pgp"]);
     }
     assert!(listener.accept().is_err(), "somebody asked the server");
 }

@@ -202,7 +202,7 @@ impl Reservation {
             source: image.source().to_owned(),
             device: DeviceNumber::of_file_system(&metadata).to_string(),
             inode: metadata.ino(),
-            digest: image.digest().map(str::to_owned),
+            digest: image.digest(),
         };
         self.record.policy.clone_from(&image.plan().policy);
         self.record.devices = image

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use crate::fetch::client::HttpClient;
 use crate::fetch::range::RangeReader;
 use crate::fetch::url::ImageUrl;
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::ByteLength;
+use crate::format::verification_mode::VerificationMode;
 use crate::image::plan::{Access, ActivationPlan};
 use crate::image::presets::RequestedPolicy;
 
@@ -15,6 +17,7 @@ use super::cancel::Cancel;
 use super::detach::reap;
 use super::error::OperationError;
 use super::image_directory;
+use super::keyring_store;
 use super::leaves::LeafHint;
 use super::observer::Observer;
 use super::trust_store::TrustStore;
@@ -27,6 +30,7 @@ mod remote;
 mod room;
 mod sparse;
 mod stream;
+mod verification;
 mod workers;
 
 pub use name::{name_of_url, parse_url, reference_of};
@@ -36,6 +40,7 @@ use place::verify_and_link;
 use remote::{RemoteImage, client, fetching};
 use room::room_for;
 use stream::receive;
+use verification::{SmallFiles, Verification};
 
 /// Where images of the class `machine` are placed that do not outlive the boot.
 pub const DEFAULT_DIRECTORY: &str = "/run/machines";
@@ -51,6 +56,10 @@ pub struct PullRequest {
     pub directory: PathBuf,
     /// What is required of the image.
     pub policy: RequestedPolicy,
+    /// How the download as a whole is verified.
+    pub verify: VerificationMode,
+    /// OpenPGP keyrings for that; empty for those of this machine.
+    pub keyrings: Vec<PathBuf>,
     /// Certificate authorities for https; empty for the system's.
     pub ca_certificates: Vec<PathBuf>,
     /// How the kernel is to guard what is verified.
@@ -60,14 +69,17 @@ pub struct PullRequest {
 /// What [`pull`] would do, from what the server answers to requests for parts of the image.
 ///
 /// # Errors
-/// As [`pull`], as far as it can be known without the whole image.
+/// As [`pull`], as far as it can be known without the whole image: one that would count only because the download as a
+/// whole was verified is refused, because the whole is not there.
 pub fn plan_pull(
     request: &PullRequest,
     trust: &TrustStore,
+    observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<(LoopReference, ActivationPlan), OperationError> {
     let reference = reference_of(&request.name)?;
     let client = client(request, cancel);
+    prepare(request, &client, trust, observer, cancel)?;
     let reader =
         RangeReader::open(&client, &request.url).map_err(|error| fetching(&request.url, cancel, error))?;
     let source = RemoteImage::new(&request.url, reader, cancel);
@@ -96,18 +108,22 @@ pub fn pull(
         let problem = "it is there already: detach it, remove it, or choose another NAME";
         return Err(OperationError::state("placing the image as", target.display(), problem));
     }
+    let client = client(request, cancel);
+    let verification = prepare(request, &client, trust, observer, cancel)?;
     let hints = hints(request, trust, cancel);
-    let body =
-        client(request, cancel).get(&request.url).map_err(|error| fetching(&request.url, cancel, error))?;
+    let body = client.get(&request.url).map_err(|error| fetching(&request.url, cancel, error))?;
     let needed = body.total().map(ByteLength::new);
     let room = room_for(body.total(), &request.url)?;
     let mut reservation = Reservation::make(&reference, &request.url.without_secrets())?;
     let verified = image_directory::prepare(&directory, &target, room, needed, &mut reservation)
         .and_then(|root| {
-            let download = Download::new(body, false, &request.url, observer, cancel);
+            let with_digest = verification.expected().digest().is_some();
+            let download = Download::new(body, with_digest, &request.url, observer, cancel);
             receive(download, &root, &target, room, &hints, &request.url, observer)
         })
-        .and_then(|image| verify_and_link(image, request, trust, &mut reservation, observer, cancel));
+        .and_then(|image| {
+            verify_and_link(image, &verification, request, trust, &mut reservation, observer, cancel)
+        });
     let options = ActivationOptions { guard: request.guard, policy: &request.policy, keys: None };
     match verified {
         Ok(verified) => reservation
@@ -115,6 +131,23 @@ pub fn pull(
             .make_permanent(observer, cancel),
         Err(cause) => Err(reservation.undo(cause)),
     }
+}
+
+/// What the download is to be compared with. Says who vouches for it.
+fn prepare(
+    request: &PullRequest,
+    client: &HttpClient,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Verification, OperationError> {
+    let files = SmallFiles { client, image: &request.url, cancel };
+    let keyrings = || keyring_store::load(&request.keyrings, observer);
+    let verification = Verification::prepare(request.verify, &files, keyrings, trust.time())?;
+    if let Some(by) = verification.expected().vouched_by() {
+        observer.note(&format!("the download is to be the one of: {by}"));
+    }
+    Ok(verification)
 }
 
 /// What is to be hashed while the image comes, from what the server answers to requests for parts of it. An image that

@@ -6,6 +6,7 @@ use crate::kernel::placed_file;
 
 use super::PullRequest;
 use super::stream::Arrived;
+use super::verification::Verification;
 use crate::operation::activate::Reservation;
 use crate::operation::cancel::Cancel;
 use crate::operation::error::OperationError;
@@ -18,6 +19,7 @@ use crate::operation::verified_image::{ImmutableImage, VerifiedImage};
 /// Verifies the bytes in memory and only then gives them their name.
 pub(super) fn verify_and_link(
     arrived: Arrived,
+    verification: &Verification,
     request: &PullRequest,
     trust: &TrustStore,
     reservation: &mut Reservation,
@@ -34,8 +36,8 @@ pub(super) fn verify_and_link(
         .map_err(|source| OperationError::system("placing the image as", &arrived.name, source))?;
     // It goes into the record, which everybody may read.
     let url = request.url.without_secrets();
-    let digest = arrived.digest.map(|digest| data_encoding::HEXLOWER.encode(digest.as_bytes()));
-    let image = ImmutableImage::new(file, &url, arrived.size, digest);
+    let download = verification.check(arrived.digest)?;
+    let image = ImmutableImage::new(file, &url, arrived.size, download);
     let verified = VerifiedImage::verify(image, arrived.leaves, trust, &request.policy, observer, cancel)?;
     fault::point("pull:verified")?;
     let metadata = complete
