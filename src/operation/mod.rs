@@ -4,6 +4,7 @@ pub mod activatable;
 pub mod activate;
 pub mod attach;
 pub mod cancel;
+pub mod companions;
 mod contents;
 pub mod describe;
 pub mod detach;
