@@ -23,6 +23,7 @@ use super::observer::Observer;
 use super::trust_store::TrustStore;
 use super::verified_image::plan;
 
+pub mod companions;
 mod download;
 mod name;
 mod place;
@@ -30,7 +31,7 @@ mod remote;
 mod room;
 mod sparse;
 mod stream;
-mod verification;
+pub mod verification;
 mod workers;
 
 pub use name::{name_of_url, parse_url, reference_of};
@@ -40,7 +41,7 @@ use place::verify_and_link;
 use remote::{RemoteImage, client, fetching};
 use room::room_for;
 use stream::receive;
-use verification::{SmallFiles, Verification};
+use verification::{FilesBeside, Verification};
 
 /// Where images of the class `machine` are placed that do not outlive the boot.
 pub const DEFAULT_DIRECTORY: &str = "/run/machines";
@@ -141,7 +142,7 @@ fn prepare(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Verification, OperationError> {
-    let files = SmallFiles { client, image: &request.url, cancel };
+    let files = FilesBeside { client, image: &request.url, cancel };
     let keyrings = || keyring_store::load(&request.keyrings, observer);
     let verification = Verification::prepare(request.verify, &files, keyrings, trust.time())?;
     if let Some(by) = verification.expected().vouched_by() {

@@ -5,14 +5,16 @@
 
 use std::time::SystemTime;
 
+use crate::fetch::body::Body;
 use crate::fetch::client::HttpClient;
 use crate::fetch::error::FetchError;
 use crate::fetch::url::ImageUrl;
 use crate::format::checksum_manifest::{ChecksumManifest, MAXIMUM_MANIFEST};
+use crate::format::units::ByteLength;
 use crate::format::verification_mode::VerificationMode;
 use crate::operation::cancel::Cancel;
 use crate::operation::error::OperationError;
-use crate::trust::download::{CheckedDownload, DownloadDigest, ExpectedDownload};
+use crate::trust::download::{CheckedDownload, DownloadDigest, ExpectedDownload, NotListed};
 use crate::trust::manifest::VerifiedManifest;
 use crate::trust::openpgp::{Keyrings, MAXIMUM_SIGNATURE};
 
@@ -26,52 +28,110 @@ const FILE_SUMS: &str = ".sha256";
 /// either.
 const SIGNATURES: [&str; 2] = [".asc", ".gpg"];
 
-/// Fetches the small files beside an image.
-pub(super) struct SmallFiles<'a> {
-    pub(super) client: &'a HttpClient,
-    pub(super) image: &'a ImageUrl,
-    pub(super) cancel: &'a Cancel,
+/// Fetches the files beside an image.
+#[derive(Debug, Clone, Copy)]
+pub struct FilesBeside<'a> {
+    /// Asks the server.
+    pub client: &'a HttpClient,
+    /// Beside which image.
+    pub image: &'a ImageUrl,
+    /// Whether to stop.
+    pub cancel: &'a Cancel,
 }
 
-impl SmallFiles<'_> {
+impl FilesBeside<'_> {
     /// All of the file `name` in the image's directory, if it has at most `limit` bytes; `None` where there is none.
     ///
     /// # Errors
     /// [`OperationError::Fetch`] for every other failure: what cannot be had is not taken for what is not there.
-    pub(super) fn get(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>, OperationError> {
-        let Some(url) = self.image.sibling(name) else { return Ok(None) };
-        let failing = |error| fetching(&url, self.cancel, error);
-        let mut body = match self.client.get(&url) {
-            Err(FetchError::NotFound { .. }) => return Ok(None),
-            other => other.map_err(failing)?,
-        };
+    /// [`OperationError::State`] for a larger one.
+    pub fn get(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>, OperationError> {
         let mut bytes = Vec::new();
-        loop {
-            let chunk = body.chunk().map_err(failing)?;
-            if chunk.is_empty() {
-                return Ok(Some(bytes));
-            }
+        let limit = ByteLength::new(u64::try_from(limit).unwrap_or(u64::MAX));
+        let there = self.get_into(name, limit, &mut |chunk| {
             bytes.extend_from_slice(chunk);
-            let length = chunk.len();
-            body.consume(length);
-            if bytes.len() > limit {
+            Ok(())
+        })?;
+        Ok(there.then_some(bytes))
+    }
+
+    /// Gives all of the file to `take`, piece by piece; whether there is one.
+    ///
+    /// # Errors
+    /// As [`Self::get`], and what `take` says.
+    pub fn get_into(
+        &self,
+        name: &str,
+        limit: ByteLength,
+        take: &mut dyn FnMut(&[u8]) -> Result<(), OperationError>,
+    ) -> Result<bool, OperationError> {
+        let Some((url, mut body)) = self.open(name)? else { return Ok(false) };
+        let mut received = 0_u64;
+        loop {
+            let chunk = body.chunk().map_err(|error| fetching(&url, self.cancel, error))?;
+            if chunk.is_empty() {
+                return Ok(true);
+            }
+            received = received.saturating_add(ByteLength::of(chunk).bytes());
+            if received > limit.bytes() {
                 let problem = format!("expected at most {limit} bytes, found more");
                 return Err(OperationError::state("fetching", &url, problem));
             }
+            take(chunk)?;
+            let length = chunk.len();
+            body.consume(length);
         }
     }
 
-    /// The URL of the file `name`, for messages.
-    fn shown(&self, name: &str) -> String {
-        self.image.sibling(name).map_or_else(|| name.to_owned(), |url| format!("'{url}'"))
+    /// Whether the server has the file `name`, of which nothing is read.
+    ///
+    /// # Errors
+    /// [`OperationError::Fetch`] where that cannot be told.
+    pub fn has(&self, name: &str) -> Result<bool, OperationError> {
+        Ok(self.open(name)?.is_some())
+    }
+
+    fn open(&self, name: &str) -> Result<Option<(ImageUrl, Body)>, OperationError> {
+        let Some(url) = self.image.sibling(name) else { return Ok(None) };
+        match self.client.get(&url) {
+            Ok(body) => Ok(Some((url, body))),
+            Err(FetchError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(fetching(&url, self.cancel, error)),
+        }
+    }
+
+    /// The URL of the file `name`, in ticks, for messages.
+    #[must_use]
+    pub fn shown(&self, name: &str) -> String {
+        self.image.sibling(name).map_or_else(|| format!("'{name}'"), |url| format!("'{url}'"))
     }
 }
 
 /// What the download is to be compared with, and what is known of the files beside it.
 #[derive(Debug)]
-pub(super) struct Verification {
+pub struct Verification {
     url: String,
     expected: ExpectedDownload,
+    sums: Sums,
+}
+
+/// The sums, where the mode has any.
+#[derive(Debug)]
+enum Sums {
+    None,
+    Unsigned(ChecksumManifest),
+    Signed(VerifiedManifest),
+}
+
+/// What the sums say of a file beside the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listing {
+    /// Nobody knows anything of it: there are no sums.
+    Unknown,
+    /// It has to be this one.
+    Listed(ExpectedDownload),
+    /// There are sums, and it is not in them: nobody says that it belongs to the image.
+    NotListed,
 }
 
 impl Verification {
@@ -81,23 +141,24 @@ impl Verification {
     /// # Errors
     /// [`OperationError::Unverified`] where sums or signature are missing, malformed, or do not count;
     /// [`OperationError::Fetch`] where they cannot be had; what `keyrings` says.
-    pub(super) fn prepare(
+    pub fn prepare(
         mode: VerificationMode,
-        files: &SmallFiles<'_>,
+        files: &FilesBeside<'_>,
         keyrings: impl FnOnce() -> Result<Keyrings, OperationError>,
         at: SystemTime,
     ) -> Result<Self, OperationError> {
         let url = files.image.to_string();
-        let expected = match mode {
-            VerificationMode::No => ExpectedDownload::anything(),
-            VerificationMode::Digest(digest) => ExpectedDownload::pinned(digest),
+        let (expected, sums) = match mode {
+            VerificationMode::No => (ExpectedDownload::anything(), Sums::None),
+            VerificationMode::Digest(digest) => (ExpectedDownload::pinned(digest), Sums::None),
             VerificationMode::Checksum => {
                 let name = name_of(files.image)?;
                 let (sums, bytes) = find_sums(files, &name)?;
                 let manifest = ChecksumManifest::parse(&bytes)
                     .map_err(|source| unverified(&files.shown(&sums), source))?;
-                ExpectedDownload::listed(&manifest, &name)
-                    .map_err(|source| unverified(&files.shown(&sums), source))?
+                let expected = ExpectedDownload::listed(&manifest, &name)
+                    .map_err(|source| unverified(&files.shown(&sums), source))?;
+                (expected, Sums::Unsigned(manifest))
             }
             VerificationMode::Signature => {
                 // An error of this machine before any of the server's.
@@ -107,14 +168,16 @@ impl Verification {
                 let (sums, signature) = (files.shown(&signed.sums_name), files.shown(&signed.signature_name));
                 let manifest = VerifiedManifest::verify(&signed.sums, &signed.signature, &keyrings, at)
                     .map_err(|source| unverified(&format!("{sums} by {signature}"), source))?;
-                ExpectedDownload::signed(&manifest, &name).map_err(|source| unverified(&sums, source))?
+                let expected =
+                    ExpectedDownload::signed(&manifest, &name).map_err(|source| unverified(&sums, source))?;
+                (expected, Sums::Signed(manifest))
             }
         };
-        Ok(Self { url, expected })
+        Ok(Self { url, expected, sums })
     }
 
     /// What the image is to be.
-    pub(super) const fn expected(&self) -> &ExpectedDownload {
+    pub const fn expected(&self) -> &ExpectedDownload {
         &self.expected
     }
 
@@ -122,10 +185,7 @@ impl Verification {
     ///
     /// # Errors
     /// [`OperationError::Unverified`] where it is another one.
-    pub(super) fn check(
-        &self,
-        digest: Option<DownloadDigest>,
-    ) -> Result<Option<CheckedDownload>, OperationError> {
+    pub fn check(&self, digest: Option<DownloadDigest>) -> Result<Option<CheckedDownload>, OperationError> {
         match (digest, self.expected.digest()) {
             (Some(digest), _) => {
                 self.expected.check(digest).map(Some).map_err(|source| unverified(&self.shown(), source))
@@ -138,12 +198,32 @@ impl Verification {
         }
     }
 
+    /// What the sums say of the file `name` beside the image.
+    ///
+    /// # Errors
+    /// [`OperationError::Unverified`] where they contradict themselves.
+    pub fn listing(&self, name: &str) -> Result<Listing, OperationError> {
+        let listing = match &self.sums {
+            Sums::None => return Ok(Listing::Unknown),
+            Sums::Unsigned(manifest) => ExpectedDownload::listed(manifest, name),
+            Sums::Signed(manifest) => ExpectedDownload::signed(manifest, name),
+        };
+        match listing {
+            Ok(expected) => Ok(Listing::Listed(expected)),
+            Err(NotListed::Missing { .. }) => Ok(Listing::NotListed),
+            Err(source) => Err(unverified(&format!("'{name}' beside {}", self.shown()), source)),
+        }
+    }
+
     fn shown(&self) -> String {
         format!("'{}'", self.url)
     }
 }
 
-fn unverified(object: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> OperationError {
+pub(super) fn unverified(
+    object: &str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> OperationError {
     OperationError::Unverified { object: object.to_owned(), source: source.into() }
 }
 
@@ -159,7 +239,7 @@ fn name_of(url: &ImageUrl) -> Result<String, OperationError> {
 }
 
 /// Sums without a signature: those of the file, or else of the directory.
-fn find_sums(files: &SmallFiles<'_>, name: &str) -> Result<(String, Vec<u8>), OperationError> {
+fn find_sums(files: &FilesBeside<'_>, name: &str) -> Result<(String, Vec<u8>), OperationError> {
     let candidates = [format!("{name}{FILE_SUMS}"), DIRECTORY_SUMS.to_owned()];
     for candidate in &candidates {
         if let Some(bytes) = files.get(candidate, MAXIMUM_MANIFEST)? {
@@ -178,7 +258,7 @@ struct SignedSums {
 }
 
 /// Those of the file, or else of the directory. Sums that have no signature are none.
-fn find_signed_sums(files: &SmallFiles<'_>, name: &str) -> Result<SignedSums, OperationError> {
+fn find_signed_sums(files: &FilesBeside<'_>, name: &str) -> Result<SignedSums, OperationError> {
     let mut tried = Vec::new();
     for sums_name in [format!("{name}{FILE_SUMS}"), DIRECTORY_SUMS.to_owned()] {
         let Some(sums) = files.get(&sums_name, MAXIMUM_MANIFEST)? else {
@@ -195,7 +275,7 @@ fn find_signed_sums(files: &SmallFiles<'_>, name: &str) -> Result<SignedSums, Op
     Err(missing(files, "signed sums", &tried))
 }
 
-fn missing(files: &SmallFiles<'_>, what: &'static str, tried: &[String]) -> OperationError {
+fn missing(files: &FilesBeside<'_>, what: &'static str, tried: &[String]) -> OperationError {
     let tried = tried.iter().map(|name| files.shown(name)).collect::<Vec<_>>().join(", ");
     unverified(&format!("'{}'", files.image), MissingSums { what, tried })
 }

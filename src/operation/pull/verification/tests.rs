@@ -41,7 +41,7 @@ fn prepare_at(
 ) -> Result<Verification, OperationError> {
     let client = HttpClient::new(HttpOptions { proxies: Proxies::None, ..HttpOptions::default() });
     let image = ImageUrl::parse(&server.url(path)).unwrap();
-    let files = SmallFiles { client: &client, image: &image, cancel: &Cancel::never() };
+    let files = FilesBeside { client: &client, image: &image, cancel: &Cancel::never() };
     Verification::prepare(mode, &files, || Ok(keyrings(ring)), now())
 }
 
@@ -100,6 +100,7 @@ fn nothing_is_asked_for_that_the_mode_does_not_need() {
         let server = server(&[]);
         let verification = prepare_at(mode, &server, "/os/", "ed25519").unwrap();
         assert_eq!(server.requests().len(), 0);
+        assert_eq!(verification.listing("image.roothash").unwrap(), Listing::Unknown);
         let checked = verification.check(digest_of(b"image.raw")).unwrap().unwrap();
         assert_eq!((checked.was_compared(), checked.verified().is_some()), (compared, compared));
         assert_eq!(verification.check(digest_of(b"other")).is_err(), compared);
