@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -12,6 +13,8 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::format::units::{ByteLength, Extent};
+
+use super::pause;
 
 /// `MFD_NOEXEC_SEAL` (`linux/memfd.h`, Linux 6.3): not executable, ever. Some systems refuse memory files without it.
 const NEVER_EXECUTABLE: MFdFlags = MFdFlags::from_bits_retain(8);
@@ -21,6 +24,14 @@ const SEALS: SealFlag = SealFlag::F_SEAL_WRITE
     .union(SealFlag::F_SEAL_GROW)
     .union(SealFlag::F_SEAL_SHRINK)
     .union(SealFlag::F_SEAL_SEAL);
+
+/// How long a file may be in use before it is said to be. The kernel refuses to seal also while one of its pages is held
+/// by somebody who holds any page for a moment, such as compaction or reclaim, and waits a sixth of a second for that
+/// (`mm/memfd.c`, `memfd_wait_for_pins`), which is too short on a machine with much to do.
+const SEALING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long to wait before sealing is tried again: no event tells that the last page was let go.
+const SEALING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a memory file failed.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +92,16 @@ pub enum MemoryError {
     /// The kernel refused the seals.
     #[error("sealing a memory file")]
     Sealing(#[source] io::Error),
-    /// Somebody has the file mapped for writing.
-    #[error("sealing a memory file: it is mapped for writing")]
-    StillMapped,
+    /// Somebody has the file mapped for writing, or holds its pages.
+    #[error(
+        "sealing a memory file: expected that nobody else uses it, found it mapped for writing or its pages held for \
+         more than {} s",
+        .limit.as_secs()
+    )]
+    StillUsed {
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// Writing failed: most likely there is no memory left.
     #[error("writing {extent} of a memory file")]
     Writing {
@@ -183,10 +201,18 @@ impl MemoryFile {
     /// # Errors
     /// A [`MemoryError`]; the contents are given up then.
     pub fn seal(self) -> Result<SealedFile, MemoryError> {
-        match fcntl(&self.file, FcntlArg::F_ADD_SEALS(SEALS)) {
-            Ok(_) => {}
-            Err(Errno::EBUSY) => return Err(MemoryError::StillMapped),
-            Err(errno) => return Err(MemoryError::Sealing(errno.into())),
+        self.seal_within(SEALING_DEADLINE)
+    }
+
+    fn seal_within(self, limit: Duration) -> Result<SealedFile, MemoryError> {
+        let begin = Instant::now();
+        loop {
+            match fcntl(&self.file, FcntlArg::F_ADD_SEALS(SEALS)) {
+                Ok(_) => break,
+                Err(Errno::EBUSY) if begin.elapsed() < limit => pause(SEALING_PAUSE),
+                Err(Errno::EBUSY) => return Err(MemoryError::StillUsed { limit }),
+                Err(errno) => return Err(MemoryError::Sealing(errno.into())),
+            }
         }
         let file = reopen_read_only(self.file.as_fd()).map_err(MemoryError::Reopening)?;
         let found =
@@ -277,6 +303,7 @@ pub(super) fn reopen_read_only(file: BorrowedFd<'_>) -> io::Result<File> {
 mod tests {
     use std::io::Write;
 
+    use super::super::raw::memory::WritableMapping;
     use super::*;
     use crate::format::units::ByteOffset;
 
@@ -303,6 +330,31 @@ mod tests {
         sealed.read_at(&mut bytes, 4096).unwrap();
         assert_eq!(&bytes, b"verified");
         assert_eq!(sealed.length(), LENGTH);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the file is to be in use while it is sealed")]
+    fn sealing_waits_for_whoever_uses_the_file_for_a_moment() {
+        let memory = MemoryFile::create("image", LENGTH).unwrap();
+        let mapping = WritableMapping::of(memory.file().as_fd()).unwrap();
+        let begin = Instant::now();
+        let user = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(mapping);
+        });
+        memory.seal().unwrap();
+        assert!(begin.elapsed() >= Duration::from_millis(300));
+        user.join().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_stays_mapped_for_writing_is_not_sealed() {
+        let memory = MemoryFile::create("image", LENGTH).unwrap();
+        let _mapping = WritableMapping::of(memory.file().as_fd()).unwrap();
+        let limit = Duration::from_millis(100);
+        assert!(
+            matches!(memory.seal_within(limit), Err(MemoryError::StillUsed { limit: found }) if found == limit)
+        );
     }
 
     #[test]
