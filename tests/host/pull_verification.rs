@@ -115,6 +115,9 @@ fn an_unsigned_image_is_as_good_as_who_vouches_for_the_download() {
         detach("image.raw");
         assert!(place.is_gone());
     }
+    // Nobody has compared the whole where only parts of it are asked for.
+    let mut dry = pull(&server, &Place::new(), &[&keyring, "--dry-run"]);
+    refused(&mut dry, 3, "the whole is not there");
     // The sums of nobody authenticate nothing, nor does the keyring by being there.
     let place = Place::new();
     for mode in [&["--verify=checksum"][..], &["--verify=no"], &["--verify=checksum", &keyring]] {

@@ -1,6 +1,6 @@
 //! Decompression while the bytes come: what goes in is pulled, what comes out is bounded, and the end is proved.
 //!
-//! [`Decoder::open`] looks at the first bytes and gives the content of the file: its bytes as they are, or
+//! [`Opened::open`] looks at the first bytes and gives the content of the file: its bytes as they are, or
 //! decompressed. Members that follow each other are one content; whatever else stands behind the last member is an error.
 //! A digest of the file as it came is made below, by whoever reads the bytes that the decoder consumes.
 

@@ -80,11 +80,17 @@ pub fn plan_pull(
 ) -> Result<(LoopReference, ActivationPlan), OperationError> {
     let reference = reference_of(&request.name)?;
     let client = client(request, cancel);
-    prepare(request, &client, trust, observer, cancel)?;
+    let verification = prepare(request, &client, trust, observer, cancel)?;
     let reader =
         RangeReader::open(&client, &request.url).map_err(|error| fetching(&request.url, cancel, error))?;
     let source = RemoteImage::new(&request.url, reader, cancel);
-    let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel)?;
+    let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel);
+    if matches!(plan, Err(OperationError::Refused { .. })) && verification.expected().vouched_by().is_some() {
+        observer.note(
+            "somebody vouches for the download as a whole; that does not count here, for the whole is not there",
+        );
+    }
+    let plan = plan?;
     device_references(&reference, &plan)?;
     Ok((reference, plan))
 }
