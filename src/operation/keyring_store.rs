@@ -32,12 +32,7 @@ pub fn load(named: &[PathBuf], observer: &dyn Observer) -> Result<Keyrings, Oper
             keyrings.push(read(&path)?);
         }
         if keyrings.is_empty() {
-            let tried: Vec<String> = search.paths().map(|path| format!("'{}'", path.display())).collect();
-            let problem = format!(
-                "none found, tried {}: put the keys that may sign into one of them, or name a file with --keyring=",
-                tried.join(", ")
-            );
-            return Err(OperationError::state("looking for", "OpenPGP keyrings", problem));
+            return Err(none_found(&search));
         }
     }
     for path in named {
@@ -49,6 +44,16 @@ pub fn load(named: &[PathBuf], observer: &dyn Observer) -> Result<Keyrings, Oper
         }
     }
     Ok(Keyrings::new(keyrings))
+}
+
+fn none_found(search: &Search<'_>) -> OperationError {
+    let tried: Vec<String> = search.paths().map(|path| format!("'{}'", path.display())).collect();
+    let problem = format!(
+        "none found, tried {}: put the keys that may sign into one of them, or name a file with --keyring=; an image that \
+         is signed itself needs no key for its download, with --verify=no",
+        tried.join(", ")
+    );
+    OperationError::state("looking for", "OpenPGP keyrings", problem)
 }
 
 fn read(path: &Path) -> Result<Keyring, OperationError> {
@@ -129,6 +134,12 @@ mod tests {
         };
         assert_eq!(Search { root: root.path() }.paths().count(), 16);
         assert_eq!(found(root.path()), [""; 0]);
+        let text = none_found(&Search { root: Path::new("/") }).to_string();
+        for words in
+            ["'/etc/ddictl/import-pubring.pgp', ", "'/usr/lib/systemd/import-pubring.gpg': ", "--keyring="]
+        {
+            assert!(text.contains(words), "{text}");
+        }
         place("usr/lib/systemd/import-pubring.gpg", b"x");
         place("usr/lib/systemd/import-pubring.pgp", b"x");
         place("etc/systemd/import-pubring.gpg", b"x");
