@@ -88,8 +88,7 @@ impl Body {
 
     /// Takes the next chunk.
     fn advance(&mut self) -> Result<(), FetchError> {
-        self.transfer.give_back(std::mem::take(&mut self.current));
-        self.position = 0;
+        (self.current, self.position) = (Chunk::default(), 0);
         match self.state {
             State::Ended => return Ok(()),
             State::Failed => {
@@ -103,8 +102,7 @@ impl Body {
         }
         match self.transfer.next(self.total, self.received) {
             Ok(Some(chunk)) => {
-                let length = u64::try_from(chunk.bytes().len()).unwrap_or(u64::MAX);
-                self.received = self.received.saturating_add(length);
+                self.received = self.received.saturating_add(chunk.length());
                 self.current = chunk;
                 Ok(())
             }

@@ -1,23 +1,26 @@
-//! HTTP and HTTPS as images need it: one attempt, every byte accounted for.
+//! HTTP and HTTPS as images need it: one attempt, every byte accounted for. [`super::download`] tries again.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use reqwest::blocking::Client;
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue, LOCATION, RANGE, TRANSFER_ENCODING,
+    ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
+    TRANSFER_ENCODING,
 };
 use reqwest::redirect::Policy;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::format::units::Extent;
+use crate::format::http_header::retry_after;
+use crate::format::units::{ByteOffset, Extent};
 
 use super::body::Body;
 use super::certificates::CertificateAuthorities;
 use super::error::{FetchError, RedirectFault};
 use super::range::Validator;
-pub use super::transfer::Cancellation;
-use super::transfer::{Head, Patience, Transfer, library_timeout};
+use super::retry::RetryOptions;
+pub use super::transfer::{Cancellation, LEAST_PROGRESS};
+use super::transfer::{Deadline, Head, Patience, Transfer, library_timeout};
 use super::url::{ImageUrl, without_credentials};
 
 /// How we introduce ourselves.
@@ -38,10 +41,12 @@ pub struct HttpOptions {
     pub proxies: Proxies,
     /// How long a connection may take to come about, TLS included.
     pub connect_timeout: Duration,
-    /// How long the server may be silent, before the answer and in it.
+    /// How long the server may be silent, or send less than [`LEAST_PROGRESS`], before the answer and in it.
     pub stall_timeout: Duration,
-    /// How long a request may take from the first connection to the last byte.
+    /// How long a transfer may take from the first connection to the last byte, with everything that is tried again.
     pub total_timeout: Option<Duration>,
+    /// How often to try again.
+    pub retry: RetryOptions,
     /// Whether the caller wants to stop.
     pub cancellation: Cancellation,
 }
@@ -55,6 +60,7 @@ impl Default for HttpOptions {
             connect_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(60),
             total_timeout: None,
+            retry: RetryOptions::default(),
             cancellation: Cancellation::never(),
         }
     }
@@ -94,38 +100,66 @@ impl HttpClient {
     /// Whatever keeps the answer from being the file as it lies on the server: every variant of [`FetchError`] that
     /// does not speak of ranges.
     pub fn get(&self, url: &ImageUrl) -> Result<Body, FetchError> {
-        let answer = self.request(url, None)?;
+        let answer = self.request(url, &Asked::Whole, self.deadline())?;
         match answer.head.status {
             200 => answer.into_body(),
             status => Err(FetchError::UnexpectedStatus { url: answer.url, status }),
         }
     }
 
-    /// Asks for `url`, or a part of it, and follows redirects. The answer has a status of 200 to 299.
-    pub(super) fn request(&self, url: &ImageUrl, part: Option<Extent>) -> Result<Answer, FetchError> {
+    /// How to fetch.
+    pub(super) fn options(&self) -> &HttpOptions {
+        &self.0.options
+    }
+
+    /// When a transfer that begins now must be over.
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        self.0.options.total_timeout.and_then(Deadline::after)
+    }
+
+    /// How to wait for `host`.
+    pub(super) fn patience(&self, host: String, deadline: Option<Deadline>) -> Patience {
         let options = &self.0.options;
-        let deadline =
-            options.total_timeout.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
+        Patience { host, stall: options.stall_timeout, deadline, cancellation: options.cancellation.clone() }
+    }
+
+    /// Asks for `url`, or a part of it, and follows redirects. The answer has a status of 200 to 299, or is the 416 that
+    /// [`Asked::From`] may get.
+    pub(super) fn request(
+        &self,
+        url: &ImageUrl,
+        asked: &Asked,
+        deadline: Option<Deadline>,
+    ) -> Result<Answer, FetchError> {
         let mut current = url.clone();
         for _ in 0..=MAXIMUM_REDIRECTS {
-            let mut request =
+            let request =
                 self.library(&current)?.get(current.as_url().clone()).header(ACCEPT_ENCODING, "identity");
-            if let Some(part) = part {
-                request = request.header(RANGE, range_header(part));
-            }
-            let patience = Patience {
-                host: current.host(),
-                stall: options.stall_timeout,
-                deadline,
-                cancellation: options.cancellation.clone(),
+            let request = match asked {
+                Asked::Whole => request,
+                Asked::Part(part) => request.header(RANGE, range_header(*part)),
+                Asked::From(start, version) => {
+                    request.header(RANGE, format!("bytes={start}-")).header(IF_RANGE, version.as_str())
+                }
             };
+            let patience = self.patience(current.host(), deadline);
             let (head, transfer) = Transfer::start(request, patience)?;
             match head.status {
                 200..=299 => return Ok(Answer { url: current, head, transfer }),
+                416 if matches!(asked, Asked::From(..)) => {
+                    return Ok(Answer { url: current, head, transfer });
+                }
                 301 | 302 | 303 | 307 | 308 => current = redirected(&current, head.headers.get(LOCATION))?,
                 404 => return Err(FetchError::NotFound { url: current }),
                 status @ (401 | 403) => return Err(FetchError::Unauthorized { url: current, status }),
-                status @ 500..=599 => return Err(FetchError::ServerError { url: current, status }),
+                429 => {
+                    let retry_after = wait_asked_for(&head.headers);
+                    return Err(FetchError::TooManyRequests { url: current, retry_after });
+                }
+                status @ 500..=599 => {
+                    let retry_after = wait_asked_for(&head.headers);
+                    return Err(FetchError::ServerError { url: current, status, retry_after });
+                }
                 status => return Err(FetchError::UnexpectedStatus { url: current, status }),
             }
         }
@@ -147,6 +181,23 @@ impl HttpClient {
         *slot = Some(client.clone());
         Ok(client)
     }
+}
+
+/// What to ask a server for.
+#[derive(Debug, Clone)]
+pub(super) enum Asked {
+    /// The whole file.
+    Whole,
+    /// A part of it.
+    Part(Extent),
+    /// Everything from an offset on if the file is still this version, else the whole (RFC 9110, 13.1.5).
+    From(ByteOffset, Validator),
+}
+
+/// How long the server asks to wait.
+#[expect(clippy::disallowed_methods, reason = "a server may name the time when to come back")]
+fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
+    retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, SystemTime::now())
 }
 
 /// Sets up the HTTP library. Redirects are ours: it would follow from https to http.
@@ -204,19 +255,29 @@ pub(super) struct Answer {
     /// Where it came from in the end.
     pub(super) url: ImageUrl,
     pub(super) head: Head,
-    transfer: Transfer,
+    pub(super) transfer: Transfer,
 }
 
 impl Answer {
     /// The body, whatever part of the file it is.
     pub(super) fn into_body(self) -> Result<Body, FetchError> {
+        self.check_framing()?;
+        Ok(Body::new(self.url, Validator::of(&self.head.headers), self.head.length, self.transfer))
+    }
+
+    /// Whether the body is the bytes of the file, and its end can be told.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError::ContentEncoding`] or [`FetchError::UnboundedBody`].
+    pub(super) fn check_framing(&self) -> Result<(), FetchError> {
         if let Some(found) = content_encoding(&self.head.headers) {
-            return Err(FetchError::ContentEncoding { url: self.url, found });
+            return Err(FetchError::ContentEncoding { url: self.url.clone(), found });
         }
         if self.head.length.is_none() && !is_chunked(&self.head.headers) {
-            return Err(FetchError::UnboundedBody { url: self.url });
+            return Err(FetchError::UnboundedBody { url: self.url.clone() });
         }
-        Ok(Body::new(self.url, Validator::of(&self.head.headers), self.head.length, self.transfer))
+        Ok(())
     }
 }
 
@@ -293,7 +354,8 @@ mod tests {
                 matches!(message(expected), FetchError::ServerError { status, .. } if status == expected)
             );
         }
-        for expected in [204, 206, 300, 304, 400, 410, 416, 429, 600] {
+        assert!(matches!(message(429), FetchError::TooManyRequests { retry_after: None, .. }));
+        for expected in [204, 206, 300, 304, 400, 410, 416, 600] {
             let error = message(expected);
             assert!(
                 matches!(error, FetchError::UnexpectedStatus { status, .. } if status == expected),

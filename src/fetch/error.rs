@@ -48,10 +48,20 @@ pub enum FetchError {
     },
 
     /// The whole transfer took longer than it may.
-    #[error("transfer took longer than {} s", .limit.as_secs())]
+    #[error("transfer took longer than {} s: give it more time with --timeout=", .limit.as_secs_f64())]
     DeadlineExceeded {
         /// How long it may take.
         limit: Duration,
+    },
+
+    /// It failed time and again.
+    #[error("gave up after {attempts} attempts")]
+    GaveUp {
+        /// How often it was tried.
+        attempts: u32,
+        /// What was wrong the last time.
+        #[source]
+        source: Box<FetchError>,
     },
 
     /// The text is not the URL of an image.
@@ -71,6 +81,16 @@ pub enum FetchError {
         /// What was wrong.
         #[source]
         source: Cause,
+    },
+
+    /// A file of this machine, or standard input, cannot be read.
+    #[error("reading '{name}'")]
+    Local {
+        /// The path, or what it is.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
 
     /// The TLS or HTTP machinery could not be set up.
@@ -93,7 +113,7 @@ pub enum FetchError {
     },
 
     /// The server has no such thing (404).
-    #[error("'{url}' not found (HTTP 404)")]
+    #[error("'{url}' not found (HTTP 404): check the URL, upper and lower case included")]
     NotFound {
         /// What was asked for.
         url: ImageUrl,
@@ -129,12 +149,14 @@ pub enum FetchError {
     },
 
     /// The server fails (5xx).
-    #[error("server of '{url}' failed (HTTP {status})")]
+    #[error("server of '{url}' failed (HTTP {status}): try again later, or ask whoever runs it")]
     ServerError {
         /// What was asked for.
         url: ImageUrl,
         /// The status, 500 to 599.
         status: u16,
+        /// How long the server asks to wait.
+        retry_after: Option<Duration>,
     },
 
     /// The source is not the same as it was at the first request.
@@ -148,11 +170,13 @@ pub enum FetchError {
         after: Box<Identity>,
     },
 
-    /// No byte came for too long.
-    #[error("'{host}' sent nothing for {} s", .limit.as_secs())]
+    /// Nothing came for too long, or hardly anything.
+    #[error("'{host}' sent {} in {} s", Little(*.received), .limit.as_secs_f64())]
     Stalled {
         /// Host and port.
         host: String,
+        /// How many bytes came in that time, fewer than [`super::client::LEAST_PROGRESS`].
+        received: u64,
         /// How long the silence may last.
         limit: Duration,
     },
@@ -166,7 +190,7 @@ pub enum FetchError {
     },
 
     /// The server is not who it should be, or cannot prove it.
-    #[error("TLS handshake with '{host}' failed: {reason}")]
+    #[error("TLS handshake with '{host}' failed: {reason}{}", Remedy(.reason))]
     Tls {
         /// Host and port.
         host: String,
@@ -181,6 +205,24 @@ pub enum FetchError {
         asked: ByteLength,
         /// How many it may be.
         limit: ByteLength,
+    },
+
+    /// A small file is larger than it may be.
+    #[error("'{url}' is larger than {limit} bytes")]
+    TooLarge {
+        /// What was asked for.
+        url: String,
+        /// How large it may be.
+        limit: ByteLength,
+    },
+
+    /// The server wants fewer requests (429).
+    #[error("server of '{url}' takes no more requests for now (HTTP 429): try again later")]
+    TooManyRequests {
+        /// What was asked for.
+        url: ImageUrl,
+        /// How long the server asks to wait.
+        retry_after: Option<Duration>,
     },
 
     /// The server sends from one place to the next without end.
@@ -205,7 +247,7 @@ pub enum FetchError {
     },
 
     /// The server wants to know who asks, or does not like who does (401, 403).
-    #[error("access to '{url}' denied (HTTP {status})")]
+    #[error("access to '{url}' denied (HTTP {status}): {}", Denied(*.status))]
     Unauthorized {
         /// What was asked for.
         url: ImageUrl,
@@ -246,6 +288,25 @@ impl FetchError {
         io::Error::other(self)
     }
 
+    /// How long the server asks to wait before the next request.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::ServerError { retry_after, .. } | Self::TooManyRequests { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether what was asked for is not there, as far as the other side says: an answer, unlike a failure.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::NotFound { .. } => true,
+            Self::Local { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
     /// The error that a [`super::body::Body`] hid in an [`io::Error`] because it was read through [`io::Read`].
     ///
     /// # Errors
@@ -264,6 +325,7 @@ impl FetchError {
                 | Self::InvalidAnswer { .. }
                 | Self::ServerError { .. }
                 | Self::Stalled { .. }
+                | Self::TooManyRequests { .. }
                 | Self::Truncated { .. }
         )
     }
@@ -275,9 +337,9 @@ pub type Cause = Box<dyn Error + Send + Sync>;
 /// What is wrong with a URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlFault {
-    /// `file:`, which images are not fetched from yet.
-    #[error("scheme 'file' is not supported yet")]
-    FileNotYet,
+    /// A `file:` URL that does not name a file of this machine by its whole path.
+    #[error("expected 'file:' and the whole path of a file of this machine")]
+    NoLocalPath,
     /// It does not follow the grammar.
     #[error("{0}")]
     Malformed(String),
@@ -321,7 +383,7 @@ pub enum TlsFault {
     #[error("certificate has expired")]
     Expired,
     /// The certificate begins later: one of the two clocks is wrong.
-    #[error("certificate is not valid yet, is the clock right?")]
+    #[error("certificate is not valid yet")]
     NotYetValid,
     /// Anything else, in the words of the TLS library.
     #[error("{0}")]
@@ -335,6 +397,45 @@ pub enum TlsFault {
     /// The certificate belongs to somebody else.
     #[error("certificate is not valid for this host name")]
     WrongName,
+}
+
+/// How little came, in a sentence.
+struct Little(u64);
+
+impl fmt::Display for Little {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("nothing"),
+            received => write!(f, "only {received} bytes"),
+        }
+    }
+}
+
+/// What can be done about a denial, in a sentence.
+struct Denied(u16);
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            401 => "it wants to know who asks: write user name and password into the URL, as in https://USER:PASSWORD@HOST/",
+            _ => "the server does not give it to you: ask whoever runs it",
+        })
+    }
+}
+
+/// What can be done about a server that cannot prove who it is, in a sentence.
+struct Remedy<'a>(&'a TlsFault);
+
+impl fmt::Display for Remedy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            TlsFault::Expired => ": is the clock right? If it is, whoever runs the server has to renew it",
+            TlsFault::NotYetValid => ": is the clock right?",
+            TlsFault::UnknownIssuer => ": if you trust it, name its certificate with --ca-certificate=",
+            TlsFault::WrongName => ": use the name that stands in the certificate",
+            TlsFault::Revoked | TlsFault::Other(_) => "",
+        })
+    }
 }
 
 /// Paths in a sentence.
@@ -379,7 +480,7 @@ mod tests {
     #[test]
     fn messages_say_what_was_expected_and_what_was_found() {
         let tried = vec![PathBuf::from("/a.pem"), PathBuf::from("/b.pem")];
-        let table: [(FetchError, &str); 5] = [
+        let table: [(FetchError, &str); 6] = [
             (
                 FetchError::NoCertificateAuthorities { tried },
                 "no certificate authorities found, tried '/a.pem', '/b.pem': install the package 'ca-certificates', or name a \
@@ -394,12 +495,25 @@ mod tests {
                 "transfer broke off after 3 bytes, before its last chunk",
             ),
             (
-                FetchError::Stalled { host: "a.example:80".into(), limit: Duration::from_secs(60) },
-                "'a.example:80' sent nothing for 60 s",
+                FetchError::Stalled {
+                    host: "a.example:80".into(),
+                    received: 0,
+                    limit: Duration::from_secs(60),
+                },
+                "'a.example:80' sent nothing in 60 s",
+            ),
+            (
+                FetchError::Stalled {
+                    host: "a.example:80".into(),
+                    received: 60,
+                    limit: Duration::from_millis(1500),
+                },
+                "'a.example:80' sent only 60 bytes in 1.5 s",
             ),
             (
                 FetchError::Tls { host: "a.example:443".into(), reason: TlsFault::UnknownIssuer },
-                "TLS handshake with 'a.example:443' failed: certificate is issued by an unknown authority",
+                "TLS handshake with 'a.example:443' failed: certificate is issued by an unknown \
+                 authority: if you trust it, name its certificate with --ca-certificate=",
             ),
         ];
         for (error, message) in table {

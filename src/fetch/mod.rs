@@ -1,13 +1,17 @@
-//! Fetching bytes over HTTP: whole bodies as a stream, and ranges; what is compressed, decompressed as it comes, and what
-//! is in archives.
+//! Fetching bytes: whole files as a stream that survives faults, and ranges; what is compressed, decompressed as it
+//! comes, and what is in archives.
 
 pub mod archive;
 pub mod body;
 pub mod certificates;
 pub mod client;
 pub mod decompress;
+pub mod download;
 pub mod error;
+pub mod origin;
 pub mod range;
+mod resume;
+pub mod retry;
 mod transfer;
 pub mod url;
 

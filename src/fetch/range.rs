@@ -3,11 +3,12 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, LAST_MODIFIED};
+use reqwest::header::{CONTENT_RANGE, DATE, ETAG, HeaderMap, LAST_MODIFIED};
 
+use crate::format::http_header::{ContentRange, is_settled, is_strong_entity_tag};
 use crate::format::units::{ByteLength, ByteOffset, Extent};
 
-use super::client::{Answer, HttpClient, shown};
+use super::client::{Answer, Asked, HttpClient, shown};
 use super::error::FetchError;
 use super::url::ImageUrl;
 
@@ -34,9 +35,28 @@ impl Validator {
     /// The validator in the headers of an answer. A weak entity tag says nothing about bytes and does not count.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let strong = |tag: &String| tag.len() > 1 && tag.starts_with('"') && tag.ends_with('"');
-        let tag = text(ETAG).filter(strong).map(Self::EntityTag);
+        let tag = text(ETAG).filter(|tag| is_strong_entity_tag(tag)).map(Self::EntityTag);
         tag.or_else(|| text(LAST_MODIFIED).map(Self::LastModified))
+    }
+
+    /// The validator in the headers of an answer if a transfer may be resumed by it: a strong entity tag, or, where
+    /// there is no tag at all, a time of change that lies well before the answer (RFC 9110, 13.1.5).
+    pub(super) fn resuming(headers: &HeaderMap) -> Option<Self> {
+        match Self::of(headers)? {
+            Self::LastModified(changed) => {
+                let date = headers.get(DATE)?.to_str().ok()?;
+                let counts = !headers.contains_key(ETAG) && is_settled(&changed, date);
+                counts.then_some(Self::LastModified(changed))
+            }
+            tag => Some(tag),
+        }
+    }
+
+    /// The value as the server wrote it.
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::EntityTag(text) | Self::LastModified(text) => text,
+        }
     }
 }
 
@@ -199,7 +219,7 @@ fn fetch(
     asked: Extent,
     known: Option<&Identity>,
 ) -> Result<Part, FetchError> {
-    let answer = client.request(url, Some(asked))?;
+    let answer = client.request(url, &Asked::Part(asked), client.deadline())?;
     match answer.head.status {
         206 => (),
         200 => return Err(FetchError::RangeNotSupported { url: answer.url }),
@@ -250,26 +270,12 @@ fn content_range(answer: &Answer, asked: Extent) -> Result<(Extent, ByteLength),
         let answered = header.map_or_else(|| "no Content-Range".to_owned(), shown);
         FetchError::WrongRange { asked, answered }
     };
-    let (first, last, total) =
-        header.and_then(|value| value.to_str().ok()).and_then(parse_content_range).ok_or_else(wrong)?;
-    let end = asked.end().bytes().min(total);
-    if first != asked.start().bytes() || last.checked_add(1) != Some(end) || end <= first {
+    let range =
+        header.and_then(|value| value.to_str().ok()).and_then(ContentRange::parse).ok_or_else(wrong)?;
+    if range.first() != asked.start().bytes() || range.end() != asked.end().bytes().min(range.total()) {
         return Err(wrong());
     }
-    let sent = asked.truncated(ByteLength::new(end.saturating_sub(first)));
-    Ok((sent, ByteLength::new(total)))
-}
-
-/// First byte, last byte and size in `bytes FIRST-LAST/SIZE` (RFC 9110, 14.4).
-fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {
-    let (part, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = part.split_once('-')?;
-    Some((digits(first)?, digits(last)?, digits(total)?))
-}
-
-/// A number of decimal digits and nothing else.
-fn digits(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    Ok((asked.truncated(ByteLength::new(range.length())), ByteLength::new(range.total())))
 }
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
 //! One request on a thread of its own, so that whoever waits for its bytes can stop waiting at any time.
 //!
-//! The HTTP library blocks for as long as its timeouts allow. The thread blocks in it; the owner of a [`Transfer`] waits
-//! on a bounded channel in short steps, and drops it to be rid of the thread: the thread ends with its next message, or
-//! with the timeout of the library where the server is silent.
+//! The HTTP library blocks for as long as its timeouts allow, and a pipe as long as nobody writes. The thread blocks in
+//! them; the owner of a [`Transfer`] waits on a bounded channel in short steps, and drops it to be rid of the thread: the
+//! thread ends with its next message, or with the timeout of the library where the server is silent.
 
 use std::error::Error;
 use std::fmt;
 use std::io::{self, Read};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reqwest::blocking::{RequestBuilder, Response};
+use reqwest::blocking::RequestBuilder;
 use reqwest::header::HeaderMap;
 
 use super::error::{FetchError, TlsFault};
@@ -22,6 +22,13 @@ const BUFFER_LENGTH: usize = 512 * 1024;
 
 /// How many filled buffers may wait for the reader. With the one in either hand this bounds the memory of a transfer.
 const WAITING_BUFFERS: usize = 4;
+
+/// How many bytes have to come within the time that a server may be silent: with fewer it counts as silent. At the usual
+/// 60 s that is a speed that nobody would wait for.
+pub const LEAST_PROGRESS: u64 = 16 * 1024;
+
+/// How many buffers are kept for further use.
+const KEPT_BUFFERS: usize = 16;
 
 /// How long a wait may last before the caller is asked again whether it still wants the bytes.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -58,17 +65,77 @@ impl fmt::Debug for Cancellation {
     }
 }
 
+impl Cancellation {
+    /// Whether to stop.
+    pub(super) fn is_wanted(&self) -> bool {
+        (self.0)()
+    }
+}
+
+/// When everything must be over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    /// From now on in `limit`; none where that is beyond all clocks.
+    pub(super) fn after(limit: Duration) -> Option<Self> {
+        Instant::now().checked_add(limit).map(|at| Self { at, limit })
+    }
+
+    /// What is left.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError::DeadlineExceeded`] where nothing is.
+    pub(super) fn remaining(&self) -> Result<Duration, FetchError> {
+        let remaining = self.at.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Err(FetchError::DeadlineExceeded { limit: self.limit });
+        }
+        Ok(remaining)
+    }
+}
+
 /// How long to wait for the bytes of one transfer.
 #[derive(Debug, Clone)]
 pub(super) struct Patience {
     /// Host and port, for messages.
     pub(super) host: String,
-    /// How long the server may be silent.
+    /// How long the server may be silent, or send less than [`LEAST_PROGRESS`].
     pub(super) stall: Duration,
-    /// When everything must be over, and how long that is from the beginning.
-    pub(super) deadline: Option<(Instant, Duration)>,
+    /// When everything must be over.
+    pub(super) deadline: Option<Deadline>,
     /// Whether the caller wants to stop.
     pub(super) cancellation: Cancellation,
+}
+
+impl Patience {
+    /// Goes on, or not.
+    fn check(&self) -> Result<(), FetchError> {
+        if self.cancellation.is_wanted() {
+            return Err(FetchError::Cancelled);
+        }
+        self.deadline.map_or(Ok(()), |deadline| deadline.remaining().map(|_| ()))
+    }
+
+    /// Lets `time` pass, unless the caller wants to stop or the deadline comes.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError::Cancelled`] or [`FetchError::DeadlineExceeded`].
+    pub(super) fn pause(&self, time: Duration) -> Result<(), FetchError> {
+        let begin = Instant::now();
+        loop {
+            self.check()?;
+            let Some(left) = time.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) else {
+                return Ok(());
+            };
+            thread::park_timeout(left.min(PATIENCE));
+        }
+    }
 }
 
 /// Status and headers of an answer.
@@ -80,17 +147,59 @@ pub(super) struct Head {
     pub(super) length: Option<u64>,
 }
 
-/// A buffer with the bytes of one read at its beginning.
+/// The bytes of one read. Its memory is used again after it was dropped, on whatever thread.
 #[derive(Debug, Default)]
-pub(super) struct Chunk {
+pub struct Chunk {
     buffer: Vec<u8>,
     filled: usize,
+    pool: Pool,
 }
 
 impl Chunk {
-    /// The bytes of the read.
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         self.buffer.get(..self.filled).unwrap_or_default()
+    }
+
+    /// How many bytes there are.
+    pub(super) fn length(&self) -> u64 {
+        u64::try_from(self.filled).unwrap_or(u64::MAX)
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.pool.put(std::mem::take(&mut self.buffer));
+    }
+}
+
+/// Buffers that can be used again.
+#[derive(Debug, Clone, Default)]
+struct Pool(Option<Arc<Mutex<Vec<Vec<u8>>>>>);
+
+impl Pool {
+    fn new() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    fn take(&self) -> Vec<u8> {
+        let kept = self.0.as_ref().and_then(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner).pop());
+        kept.unwrap_or_default()
+    }
+
+    fn put(&self, buffer: Vec<u8>) {
+        let Some(kept) = &self.0 else { return };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT_BUFFERS && buffer.capacity() > 0 {
+            kept.push(buffer);
+        }
     }
 }
 
@@ -107,20 +216,16 @@ enum Message {
 #[derive(Debug)]
 pub(super) struct Transfer {
     messages: Receiver<Message>,
-    used: Sender<Vec<u8>>,
     patience: Patience,
+    /// How long was waited, and how many bytes came, since the server was last seen to make progress.
+    waited: Duration,
+    came: u64,
 }
 
 impl Transfer {
     /// Sends `request` and waits for the head of the answer.
     pub(super) fn start(request: RequestBuilder, patience: Patience) -> Result<(Head, Self), FetchError> {
-        let (sender, messages) = sync_channel(WAITING_BUFFERS);
-        let (used, free) = channel();
-        thread::Builder::new()
-            .name("fetch".to_owned())
-            .spawn(move || run(request, &sender, &free))
-            .map_err(|source| FetchError::Thread { source })?;
-        let transfer = Self { messages, used, patience };
+        let mut transfer = Self::begin(patience, move |messages| run(request, messages))?;
         match transfer.wait()? {
             Some(Message::Head(head)) => Ok((*head, transfer)),
             Some(Message::NoAnswer(error)) => Err(transfer.no_answer(error)),
@@ -129,6 +234,26 @@ impl Transfer {
                 source: "the transfer ended without a word".into(),
             }),
         }
+    }
+
+    /// Reads what is not on a server: a file, or a stream.
+    pub(super) fn of_reader(
+        reader: impl Read + Send + 'static,
+        patience: Patience,
+    ) -> Result<Self, FetchError> {
+        Self::begin(patience, move |messages| pass_on(reader, messages))
+    }
+
+    fn begin(
+        patience: Patience,
+        work: impl FnOnce(&SyncSender<Message>) + Send + 'static,
+    ) -> Result<Self, FetchError> {
+        let (sender, messages) = sync_channel(WAITING_BUFFERS);
+        thread::Builder::new()
+            .name("fetch".to_owned())
+            .spawn(move || work(&sender))
+            .map_err(|source| FetchError::Thread { source })?;
+        Ok(Self { messages, patience, waited: Duration::ZERO, came: 0 })
     }
 
     /// The next bytes, at least one; `None` at the end of the body. `expected` and `found` are the length of the body
@@ -144,28 +269,30 @@ impl Transfer {
         }
     }
 
-    /// Gives a chunk back so that its memory can be used again.
-    pub(super) fn give_back(&self, chunk: Chunk) {
-        // The thread may have ended: then nobody needs the memory.
-        let _ = self.used.send(chunk.buffer);
-    }
-
     /// The next message; `None` where the thread ended without one.
-    fn wait(&self) -> Result<Option<Message>, FetchError> {
-        let silent_since = Instant::now();
+    fn wait(&mut self) -> Result<Option<Message>, FetchError> {
         loop {
-            if (self.patience.cancellation.0)() {
-                return Err(FetchError::Cancelled);
-            }
-            if let Some((deadline, limit)) = self.patience.deadline
-                && Instant::now() >= deadline
-            {
-                return Err(FetchError::DeadlineExceeded { limit });
-            }
-            match self.messages.recv_timeout(PATIENCE) {
-                Ok(message) => return Ok(Some(message)),
+            self.patience.check()?;
+            let begin = Instant::now();
+            let received = self.messages.recv_timeout(PATIENCE);
+            // Only waiting counts: a caller who takes long for what came is no fault of the server.
+            self.waited = self.waited.saturating_add(begin.elapsed());
+            match received {
+                Ok(Message::Chunk(chunk)) => {
+                    self.came = self.came.saturating_add(chunk.length());
+                    if self.came >= LEAST_PROGRESS {
+                        (self.waited, self.came) = (Duration::ZERO, 0);
+                    } else if self.waited >= self.patience.stall {
+                        return Err(self.stalled());
+                    }
+                    return Ok(Some(Message::Chunk(chunk)));
+                }
+                Ok(message) => {
+                    (self.waited, self.came) = (Duration::ZERO, 0);
+                    return Ok(Some(message));
+                }
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) if silent_since.elapsed() >= self.patience.stall => {
+                Err(RecvTimeoutError::Timeout) if self.waited >= self.patience.stall => {
                     return Err(self.stalled());
                 }
                 Err(RecvTimeoutError::Timeout) => (),
@@ -174,7 +301,11 @@ impl Transfer {
     }
 
     fn stalled(&self) -> FetchError {
-        FetchError::Stalled { host: self.patience.host.clone(), limit: self.patience.stall }
+        FetchError::Stalled {
+            host: self.patience.host.clone(),
+            received: self.came,
+            limit: self.patience.stall,
+        }
     }
 
     /// The meaning of the HTTP library's failure to get an answer.
@@ -199,8 +330,8 @@ pub(super) fn library_timeout(stall: Duration) -> Duration {
 }
 
 /// What the thread does. A message that nobody takes ends it.
-fn run(request: RequestBuilder, messages: &SyncSender<Message>, free: &Receiver<Vec<u8>>) {
-    let mut response = match request.send() {
+fn run(request: RequestBuilder, messages: &SyncSender<Message>) {
+    let response = match request.send() {
         Ok(response) => response,
         Err(error) => {
             let _ = messages.send(Message::NoAnswer(error));
@@ -212,28 +343,38 @@ fn run(request: RequestBuilder, messages: &SyncSender<Message>, free: &Receiver<
         headers: response.headers().clone(),
         length: response.content_length(),
     };
-    let mut message = Message::Head(Box::new(head));
-    while messages.send(message).is_ok() {
-        message = match read(&mut response, free) {
+    if messages.send(Message::Head(Box::new(head))).is_ok() {
+        pass_on(response, messages);
+    }
+}
+
+/// Passes on what `reader` gives, to its end.
+fn pass_on(mut reader: impl Read, messages: &SyncSender<Message>) {
+    let pool = Pool::new();
+    loop {
+        let message = match read(&mut reader, &pool) {
             Ok(chunk) if chunk.filled == 0 => Message::End,
             Ok(chunk) => Message::Chunk(chunk),
             Err(error) => Message::Broken(error),
         };
-        if matches!(message, Message::End | Message::Broken(_)) {
-            let _ = messages.send(message);
+        let is_last = matches!(message, Message::End | Message::Broken(_));
+        if messages.send(message).is_err() || is_last {
             return;
         }
     }
 }
 
 /// One read into a buffer that was used before, or into a new one.
-fn read(response: &mut Response, free: &Receiver<Vec<u8>>) -> io::Result<Chunk> {
-    let mut buffer = free.try_recv().unwrap_or_default();
+fn read(reader: &mut impl Read, pool: &Pool) -> io::Result<Chunk> {
+    let mut buffer = pool.take();
     buffer.resize(BUFFER_LENGTH, 0);
     loop {
-        match response.read(&mut buffer) {
+        match reader.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-            result => return result.map(|filled| Chunk { buffer, filled }),
+            result => {
+                let filled = result?;
+                return Ok(Chunk { buffer, filled, pool: pool.clone() });
+            }
         }
     }
 }

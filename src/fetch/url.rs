@@ -42,7 +42,6 @@ impl ImageUrl {
         };
         match scheme.to_ascii_lowercase().as_str() {
             "http" | "https" => (),
-            "file" => return Err(invalid(UrlFault::FileNotYet)),
             _ => return Err(invalid(UrlFault::UnsupportedScheme(scheme.into()))),
         }
         if rest.strip_prefix("//").is_none_or(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#'])) {
@@ -154,8 +153,13 @@ pub(super) fn without_credentials(text: &str) -> String {
 /// A component of a path with its `%XX` sequences replaced by the bytes they stand for; `None` where that is not UTF-8
 /// or a sequence is incomplete.
 fn percent_decoded(component: &str) -> Option<String> {
-    let mut decoded = Vec::with_capacity(component.len());
-    let mut bytes = component.bytes();
+    String::from_utf8(percent_decoded_bytes(component)?).ok()
+}
+
+/// `text` with its `%XX` sequences replaced by the bytes they stand for; `None` where a sequence is incomplete.
+pub(super) fn percent_decoded_bytes(text: &str) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         if byte == b'%' {
             let digits = [bytes.next()?, bytes.next()?];
@@ -164,7 +168,7 @@ fn percent_decoded(component: &str) -> Option<String> {
             decoded.push(byte);
         }
     }
-    String::from_utf8(decoded).ok()
+    Some(decoded)
 }
 
 #[cfg(test)]
@@ -181,8 +185,7 @@ mod tests {
     #[test]
     fn only_http_and_https_with_a_host_are_urls_of_images() {
         let table = [
-            ("file:///var/image.raw", UrlFault::FileNotYet),
-            ("FILE:/var/image.raw", UrlFault::FileNotYet),
+            ("file:///var/image.raw", UrlFault::UnsupportedScheme("file".into())),
             ("ftp://a.example/image.raw", UrlFault::UnsupportedScheme("ftp".into())),
             ("", UrlFault::Malformed("no scheme".into())),
             ("/image.raw", UrlFault::Malformed("no scheme".into())),

@@ -11,6 +11,7 @@ pub mod compression;
 pub mod designator;
 pub mod gpt;
 pub mod guid;
+pub mod http_header;
 pub mod label;
 pub mod loop_reference;
 pub mod mapper_name;

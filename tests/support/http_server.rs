@@ -16,6 +16,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use openssl::asn1::Asn1Time;
 use openssl::bn::{BigNum, MsbOption};
@@ -33,6 +34,8 @@ const MAXIMUM_CONNECTIONS: usize = 1000;
 const MAXIMUM_REQUESTS: usize = 1000;
 /// How large a request may be, in bytes.
 const MAXIMUM_REQUEST_LENGTH: usize = 64 * 1024;
+/// How many bytes come one by one at most.
+const MAXIMUM_TRICKLE: usize = 10_000;
 
 /// What a client asked for.
 #[derive(Debug, Clone)]
@@ -83,6 +86,7 @@ enum End {
     Whole,
     CutAfter(usize),
     StallAfter(usize),
+    Trickle(Duration),
     Hang,
     HangUp,
     Garbage,
@@ -161,6 +165,11 @@ impl Answer {
     /// Nothing more comes after `count` bytes of the body, and the connection stays.
     pub fn stall_after(self, count: usize) -> Self {
         Self { end: End::StallAfter(count), ..self }
+    }
+
+    /// The body comes byte by byte, with so much time before each.
+    pub fn trickle(self, pace: Duration) -> Self {
+        Self { end: End::Trickle(pace), ..self }
     }
 
     /// The body as it should arrive.
@@ -310,6 +319,18 @@ fn converse(
                 let _ = (&*connection).read(&mut [0; 1]);
                 return Ok(());
             }
+            End::Trickle(pace) => {
+                // What would be read is the client's going away.
+                connection.set_read_timeout(Some(pace))?;
+                for byte in answer.body.iter().take(MAXIMUM_TRICKLE) {
+                    if (&*connection).read(&mut [0; 1]).is_ok() {
+                        break;
+                    }
+                    stream.write_all(&[*byte])?;
+                    stream.flush()?;
+                }
+                return Ok(());
+            }
             _ => return Ok(()),
         }
     }
@@ -366,6 +387,7 @@ fn send(stream: &mut impl Write, answer: &Answer) -> io::Result<bool> {
     stream.write_all(head.as_bytes())?;
     let count = match answer.end {
         End::CutAfter(count) | End::StallAfter(count) => count.min(answer.body.len()),
+        End::Trickle(_) => 0,
         _ => answer.body.len(),
     };
     let body = answer.body.get(..count).unwrap_or_default();
