@@ -9,6 +9,7 @@ pub mod decompress;
 pub mod download;
 pub mod error;
 pub mod origin;
+pub mod qcow2;
 pub mod range;
 mod resume;
 pub mod retry;
