@@ -13,7 +13,7 @@ use crate::operation::observer::Observer;
 use crate::trust::download::{DownloadHasher, ExpectedDownload};
 use crate::trust::signature::MAXIMUM_SIGNATURE;
 
-use super::verification::{FilesBeside, Listing, Verification, unverified};
+use super::verification::{FilesBeside, Listing, Piece, Verification, unverified};
 
 /// The most bytes of a root hash in text: its 128 digits, and what editors leave around them.
 const MAXIMUM_ROOT_HASH: usize = 4 << 10;
@@ -85,7 +85,7 @@ pub fn fetch(
         };
         match (content(*kind, &name, files, &expected, largest_tree)?, missing) {
             (Some(content), _) => {
-                let origin = files.image.sibling(&name).map_or(name, |url| url.without_secrets());
+                let origin = files.image.sibling(&name).map_or(name, |origin| origin.without_secrets());
                 companions.insert(Companion { kind: *kind, origin, content });
             }
             (None, Some(missing)) => return Err(fault(missing)),
@@ -127,7 +127,11 @@ fn hash_tree(
     let available = available_memory().map_err(keeping)?;
     let mut file = MemoryFile::create("ddictl", ByteLength::ZERO).map_err(keeping)?;
     let mut hasher = DownloadHasher::new();
-    let there = files.get_into(name, largest, &mut |chunk| {
+    let there = files.get_into(name, largest, &mut |piece| {
+        let Piece::Bytes(chunk) = piece else {
+            hasher = DownloadHasher::new();
+            return file.set_length(ByteLength::ZERO).map_err(keeping);
+        };
         let start = file.length().bytes();
         let end = ByteLength::new(start.saturating_add(ByteLength::of(chunk).bytes()));
         if end > available {
@@ -172,6 +176,8 @@ mod tests {
     use super::*;
     use crate::fetch::client::{HttpClient, HttpOptions, Proxies};
     use crate::fetch::http_server::{Answer, HttpServer};
+    use crate::fetch::origin::Origin;
+    use crate::fetch::retry::RetryOptions;
     use crate::fetch::url::ImageUrl;
     use crate::format::verification_mode::VerificationMode;
     use crate::operation::cancel::Cancel;
@@ -218,9 +224,14 @@ mod tests {
         let server = HttpServer::start(move |request| {
             files.get(&request.path).cloned().unwrap_or_else(|| Answer::status(404))
         });
-        let client = HttpClient::new(HttpOptions { proxies: Proxies::None, ..HttpOptions::default() });
-        let image = ImageUrl::parse(&server.url("/os.raw.xz?token=secret")).unwrap();
-        let files = FilesBeside { client: &client, image: &image, cancel: &Cancel::never() };
+        let client = HttpClient::new(HttpOptions {
+            proxies: Proxies::None,
+            retry: RetryOptions::never(),
+            ..HttpOptions::default()
+        });
+        let image = Origin::Http(ImageUrl::parse(&server.url("/os.raw.xz?token=secret")).unwrap());
+        let files =
+            FilesBeside { client: &client, image: &image, observer: &Silent, cancel: &Cancel::never() };
         let none = || Ok(Keyrings::default());
         let verification = Verification::prepare(mode, &files, none, SystemTime::UNIX_EPOCH)?;
         fetch(choice, &CompanionKind::ALL, &files, &verification, largest, observer)
@@ -285,7 +296,7 @@ mod tests {
             (Answer::bytes(tree[1..].to_vec()), "another download than expected", true),
             (Answer::bytes(tree.clone()).cut_after(1_000_000), "broke off", false),
             (Answer::status(500), "500", false),
-            (Answer::bytes(vec![0; 5 << 20]), "expected at most 4194304 bytes", false),
+            (Answer::bytes(vec![0; 5 << 20]), "larger than 4194304 bytes", false),
         ] {
             let files = [("SHA256SUMS", listed()), root_hash(), ("os.verity", tree)];
             let (text, found) = refused(automatic(mode, &files));
@@ -343,7 +354,7 @@ mod tests {
             assert!(automatic(VerificationMode::No, &[(name, Answer::bytes(vec![b'a'; limit]))]).is_ok());
             let files = [(name, Answer::bytes(vec![b'a'; limit + 1]))];
             let (text, _) = refused(automatic(VerificationMode::No, &files));
-            assert!(text.contains(&format!("at most {limit} bytes")), "{name}: {text}");
+            assert!(text.contains(&format!("larger than {limit} bytes")), "{name}: {text}");
         }
     }
 }

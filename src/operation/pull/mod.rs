@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::fetch::client::HttpClient;
+use crate::fetch::origin::Origin;
 use crate::fetch::range::RangeReader;
 use crate::fetch::url::ImageUrl;
 use crate::format::loop_reference::LoopReference;
@@ -148,7 +149,8 @@ fn prepare(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Verification, OperationError> {
-    let files = FilesBeside { client, image: &request.url, cancel };
+    let image = Origin::Http(request.url.clone());
+    let files = FilesBeside { client, image: &image, observer, cancel };
     let keyrings = || keyring_store::load(&request.keyrings, observer);
     let verification = Verification::prepare(request.verify, &files, keyrings, trust.time())?;
     if let Some(by) = verification.expected().vouched_by() {

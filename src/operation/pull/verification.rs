@@ -3,17 +3,19 @@
 //! Sums and signature are small, and are fetched and judged first: what is wrong with them is known before the image is
 //! asked for. The image is compared when its last byte has come.
 
+use std::fmt;
 use std::time::SystemTime;
 
-use crate::fetch::body::Body;
 use crate::fetch::client::HttpClient;
+use crate::fetch::download::{Arrival, Download, Setback};
 use crate::fetch::error::FetchError;
-use crate::fetch::url::ImageUrl;
+use crate::fetch::origin::Origin;
 use crate::format::checksum_manifest::{ChecksumManifest, MAXIMUM_MANIFEST};
 use crate::format::units::ByteLength;
 use crate::format::verification_mode::VerificationMode;
 use crate::operation::cancel::Cancel;
 use crate::operation::error::OperationError;
+use crate::operation::observer::Observer;
 use crate::trust::download::{CheckedDownload, DownloadDigest, ExpectedDownload, NotListed};
 use crate::trust::manifest::VerifiedManifest;
 use crate::trust::openpgp::{Keyrings, MAXIMUM_SIGNATURE};
@@ -28,15 +30,32 @@ const FILE_SUMS: &str = ".sha256";
 /// either.
 const SIGNATURES: [&str; 2] = [".asc", ".gpg"];
 
-/// Fetches the files beside an image.
-#[derive(Debug, Clone, Copy)]
+/// Fetches the files beside an image, time and again where that helps.
+#[derive(Clone, Copy)]
 pub struct FilesBeside<'a> {
     /// Asks the server.
     pub client: &'a HttpClient,
     /// Beside which image.
-    pub image: &'a ImageUrl,
+    pub image: &'a Origin,
+    /// Hears of attempts that failed.
+    pub observer: &'a dyn Observer,
     /// Whether to stop.
     pub cancel: &'a Cancel,
+}
+
+impl fmt::Debug for FilesBeside<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FilesBeside").field("image", &self.image).finish_non_exhaustive()
+    }
+}
+
+/// A part of a file that comes.
+#[derive(Debug)]
+pub enum Piece<'a> {
+    /// These bytes follow those that came before.
+    Bytes(&'a [u8]),
+    /// The file begins anew: nothing that came before counts any more.
+    Restart,
 }
 
 impl FilesBeside<'_> {
@@ -44,15 +63,11 @@ impl FilesBeside<'_> {
     ///
     /// # Errors
     /// [`OperationError::Fetch`] for every other failure: what cannot be had is not taken for what is not there.
-    /// [`OperationError::State`] for a larger one.
     pub fn get(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>, OperationError> {
-        let mut bytes = Vec::new();
         let limit = ByteLength::new(u64::try_from(limit).unwrap_or(u64::MAX));
-        let there = self.get_into(name, limit, &mut |chunk| {
-            bytes.extend_from_slice(chunk);
-            Ok(())
-        })?;
-        Ok(there.then_some(bytes))
+        let Some((origin, download)) = self.open(name)? else { return Ok(None) };
+        let bytes = download.read_all(limit, &|setback| self.hear(&origin, setback));
+        bytes.map(Some).map_err(|error| fetching(&origin, self.cancel, error))
     }
 
     /// Gives all of the file to `take`, piece by piece; whether there is one.
@@ -63,27 +78,31 @@ impl FilesBeside<'_> {
         &self,
         name: &str,
         limit: ByteLength,
-        take: &mut dyn FnMut(&[u8]) -> Result<(), OperationError>,
+        take: &mut dyn FnMut(Piece<'_>) -> Result<(), OperationError>,
     ) -> Result<bool, OperationError> {
-        let Some((url, mut body)) = self.open(name)? else { return Ok(false) };
+        let Some((origin, mut download)) = self.open(name)? else { return Ok(false) };
         let mut received = 0_u64;
         loop {
-            let chunk = body.chunk().map_err(|error| fetching(&url, self.cancel, error))?;
-            if chunk.is_empty() {
-                return Ok(true);
+            let arrival = download.next(&|setback| self.hear(&origin, setback));
+            match arrival.map_err(|error| fetching(&origin, self.cancel, error))? {
+                Arrival::Ended => return Ok(true),
+                Arrival::Restarted => {
+                    received = 0;
+                    take(Piece::Restart)?;
+                }
+                Arrival::Bytes(chunk) => {
+                    received = received.saturating_add(ByteLength::of(chunk.bytes()).bytes());
+                    if received > limit.bytes() {
+                        let error = FetchError::TooLarge { url: origin.to_string(), limit };
+                        return Err(fetching(&origin, self.cancel, error));
+                    }
+                    take(Piece::Bytes(chunk.bytes()))?;
+                }
             }
-            received = received.saturating_add(ByteLength::of(chunk).bytes());
-            if received > limit.bytes() {
-                let problem = format!("expected at most {limit} bytes, found more");
-                return Err(OperationError::state("fetching", &url, problem));
-            }
-            take(chunk)?;
-            let length = chunk.len();
-            body.consume(length);
         }
     }
 
-    /// Whether the server has the file `name`, of which nothing is read.
+    /// Whether there is a file `name`, of which nothing is read.
     ///
     /// # Errors
     /// [`OperationError::Fetch`] where that cannot be told.
@@ -91,19 +110,24 @@ impl FilesBeside<'_> {
         Ok(self.open(name)?.is_some())
     }
 
-    fn open(&self, name: &str) -> Result<Option<(ImageUrl, Body)>, OperationError> {
-        let Some(url) = self.image.sibling(name) else { return Ok(None) };
-        match self.client.get(&url) {
-            Ok(body) => Ok(Some((url, body))),
-            Err(FetchError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(fetching(&url, self.cancel, error)),
+    fn open(&self, name: &str) -> Result<Option<(Origin, Download)>, OperationError> {
+        let Some(origin) = self.image.sibling(name) else { return Ok(None) };
+        match Download::open(self.client, &origin, &|setback| self.hear(&origin, setback)) {
+            Ok(download) => Ok(Some((origin, download))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(fetching(&origin, self.cancel, error)),
         }
     }
 
-    /// The URL of the file `name`, in ticks, for messages.
+    fn hear(&self, origin: &Origin, setback: &Setback<'_>) {
+        let (error, seconds) = (setback.error, setback.delay.as_secs_f32());
+        self.observer.note(&format!("fetching '{origin}': {error}: trying again in {seconds:.1} s"));
+    }
+
+    /// Where the file `name` is, in ticks, for messages.
     #[must_use]
     pub fn shown(&self, name: &str) -> String {
-        self.image.sibling(name).map_or_else(|| format!("'{name}'"), |url| format!("'{url}'"))
+        self.image.sibling(name).map_or_else(|| format!("'{name}'"), |origin| format!("'{origin}'"))
     }
 }
 
@@ -229,7 +253,7 @@ pub(super) fn unverified(
 
 /// The name that sums list the image under: the last component of the URL that was asked for, decoded; a redirect does
 /// not change it.
-fn name_of(url: &ImageUrl) -> Result<String, OperationError> {
+fn name_of(url: &Origin) -> Result<String, OperationError> {
     url.file_name().ok_or_else(|| {
         OperationError::Usage(format!(
             "verifying the download of '{url}': the URL has no file name that sums could list: verify it by its SHA-256, \

@@ -6,6 +6,9 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::fetch::client::{HttpOptions, Proxies};
 use crate::fetch::http_server::{Answer, HttpServer};
+use crate::fetch::retry::RetryOptions;
+use crate::fetch::url::ImageUrl;
+use crate::operation::observer::Silent;
 use crate::trust::download::{DownloadAuthentication, DownloadHasher};
 use crate::trust::openpgp::Keyring;
 
@@ -39,9 +42,13 @@ fn prepare_at(
     path: &str,
     ring: &str,
 ) -> Result<Verification, OperationError> {
-    let client = HttpClient::new(HttpOptions { proxies: Proxies::None, ..HttpOptions::default() });
-    let image = ImageUrl::parse(&server.url(path)).unwrap();
-    let files = FilesBeside { client: &client, image: &image, cancel: &Cancel::never() };
+    let client = HttpClient::new(HttpOptions {
+        proxies: Proxies::None,
+        retry: RetryOptions::never(),
+        ..HttpOptions::default()
+    });
+    let image = Origin::Http(ImageUrl::parse(&server.url(path)).unwrap());
+    let files = FilesBeside { client: &client, image: &image, observer: &Silent, cancel: &Cancel::never() };
     Verification::prepare(mode, &files, || Ok(keyrings(ring)), now())
 }
 
@@ -200,8 +207,50 @@ fn what_cannot_be_had_is_not_taken_for_what_is_not_there() {
     }
     let large = [("SHA256SUMS", bytes(vec![b'#'; MAXIMUM_MANIFEST + 1])), signature()];
     let text = refused(prepare(VerificationMode::Checksum, &large), false);
-    assert!(text.contains("at most 4194304 bytes"), "{text}");
+    assert!(text.contains("larger than 4194304 bytes"), "{text}");
     let large = [sums(), ("SHA256SUMS.asc", bytes(vec![0x88; MAXIMUM_SIGNATURE + 1]))];
     let text = refused(prepare(VerificationMode::Signature, &large), false);
-    assert!(text.contains("at most 65536 bytes"), "{text}");
+    assert!(text.contains("larger than 65536 bytes"), "{text}");
+}
+
+#[test]
+fn sums_beside_a_file_of_this_machine_are_files_beside_it() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, from) in [("SHA256SUMS", "sums"), ("SHA256SUMS.asc", "ed25519-armoured.sig")] {
+        std::fs::write(directory.path().join(name), data(from)).unwrap();
+    }
+    let client = HttpClient::new(HttpOptions::default());
+    let image = Origin::File(directory.path().join("image.raw"));
+    let files = FilesBeside { client: &client, image: &image, observer: &Silent, cancel: &Cancel::never() };
+    let keyrings = || Ok(keyrings("ed25519"));
+    let verification = Verification::prepare(VerificationMode::Signature, &files, keyrings, now()).unwrap();
+    assert!(verification.check(digest_of(b"image.raw")).unwrap().unwrap().verified().is_some());
+    // What cannot be read is not what is not there.
+    std::fs::create_dir(directory.path().join("image.raw.sha256")).unwrap();
+    let none = || Ok(Keyrings::default());
+    assert!(
+        !Verification::prepare(VerificationMode::Checksum, &files, none, now())
+            .unwrap_err()
+            .is_about_the_image()
+    );
+}
+
+#[test]
+fn a_server_that_fails_for_a_moment_is_asked_again() {
+    let failures = std::sync::atomic::AtomicUsize::new(2);
+    let flaky = HttpServer::start(move |request| {
+        let left = failures.load(std::sync::atomic::Ordering::SeqCst);
+        if left > 0 {
+            failures.store(left - 1, std::sync::atomic::Ordering::SeqCst);
+            return Answer::status(503);
+        }
+        if request.path == "/os/SHA256SUMS" { Answer::bytes(data("sums")) } else { Answer::status(404) }
+    });
+    let retry = RetryOptions { retries: 2, first_delay: Duration::from_millis(1), ..RetryOptions::default() };
+    let client = HttpClient::new(HttpOptions { proxies: Proxies::None, retry, ..HttpOptions::default() });
+    let image = Origin::Http(ImageUrl::parse(&flaky.url("/os/image.raw")).unwrap());
+    let files = FilesBeside { client: &client, image: &image, observer: &Silent, cancel: &Cancel::never() };
+    let none = || Ok(Keyrings::default());
+    assert!(Verification::prepare(VerificationMode::Checksum, &files, none, now()).is_ok());
+    assert_eq!(flaky.requests().len(), 4);
 }
