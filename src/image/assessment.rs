@@ -62,11 +62,13 @@ pub struct Assessed {
     pub root_hash: Option<RootHash>,
     /// The root hash as something to rely on.
     pub authenticated: Option<AuthenticatedRootHash>,
+    /// The partition with the signature that holds, where there is one.
+    pub signature: Option<PartitionNumber>,
 }
 
 impl Assessed {
     const fn unprotected() -> Self {
-        Self { protection: Protection::Unprotected, root_hash: None, authenticated: None }
+        Self { protection: Protection::Unprotected, root_hash: None, authenticated: None, signature: None }
     }
 
     /// Who signed, where the state is `signed`: the subject of the certificate.
@@ -110,12 +112,15 @@ fn assess_one(
 }
 
 fn assess_verity(set: &VeritySet, trust: &Trust<'_>, findings: &mut Vec<Finding>) -> Assessed {
-    let authenticated = by_signature(set, trust, findings).or_else(|| by_knowledge(set, trust, findings));
+    let (signature, authenticated) = match by_signature(set, trust, findings) {
+        Some((number, authenticated)) => (Some(number), Some(authenticated)),
+        None => (None, by_knowledge(set, trust, findings)),
+    };
     let protection = match authenticated.as_ref().map(AuthenticatedRootHash::by) {
         Some(Authentication::Signature(_)) => Protection::Signed,
         Some(Authentication::Given | Authentication::VerifiedDownload) | None => Protection::Verity,
     };
-    Assessed { protection, root_hash: Some(set.root_hash.clone()), authenticated }
+    Assessed { protection, root_hash: Some(set.root_hash.clone()), authenticated, signature }
 }
 
 /// The first signature that holds authenticates. Those that do not are findings, unless another one does.
@@ -123,7 +128,7 @@ fn by_signature(
     set: &VeritySet,
     trust: &Trust<'_>,
     findings: &mut Vec<Finding>,
-) -> Option<AuthenticatedRootHash> {
+) -> Option<(PartitionNumber, AuthenticatedRootHash)> {
     let mut failed = Vec::new();
     for (number, signature) in &set.signatures {
         let verified = verify_root_hash_signature(
@@ -134,7 +139,7 @@ fn by_signature(
             trust.at,
         );
         match verified {
-            Ok(authenticated) => return Some(authenticated),
+            Ok(authenticated) => return Some((*number, authenticated)),
             Err(error) => failed.push(signature_finding(*number, &error)),
         }
     }

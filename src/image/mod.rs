@@ -12,6 +12,7 @@ pub mod places;
 pub mod plan;
 pub mod policy;
 pub mod presets;
+pub mod reduction;
 pub mod survey;
 pub mod unlocked;
 pub mod whole_disk;

@@ -319,6 +319,8 @@ pub struct PlannedVerity {
     pub set: VeritySet,
     /// The root hash as something to rely on; `None` under a policy that is content with `verity`.
     pub authenticated: Option<AuthenticatedRootHash>,
+    /// The partition with the signature that authenticates it, where one does.
+    pub signature: Option<PartitionNumber>,
 }
 
 impl ActivationPlan {
@@ -394,7 +396,11 @@ fn plan_device(
         recovery: partition.superblock().map_or(Recovery::Unknown, |superblock| superblock.recovery),
         growfs: !read_only && may_grow(partition, policy, designator),
         signer: assessed.signer().map(str::to_owned),
-        verity: set.map(|set| PlannedVerity { set: set.clone(), authenticated: assessed.authenticated }),
+        verity: set.map(|set| PlannedVerity {
+            set: set.clone(),
+            authenticated: assessed.authenticated,
+            signature: assessed.signature,
+        }),
     })
 }
 

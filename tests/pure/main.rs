@@ -20,6 +20,7 @@ mod keys;
 mod layering;
 mod policy_holes;
 mod recovery;
+mod reduction;
 mod refusals;
 mod runner;
 mod setup;

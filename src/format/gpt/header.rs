@@ -2,6 +2,7 @@
 
 use zerocopy::FromBytes;
 use zerocopy::Immutable;
+use zerocopy::IntoBytes;
 use zerocopy::KnownLayout;
 use zerocopy::Unaligned;
 use zerocopy::little_endian::{U32, U64};
@@ -20,7 +21,7 @@ const REVISION: u32 = 0x0001_0000;
 const ENTRY_SIZES: [u32; 6] = [128, 256, 512, 1024, 2048, 4096];
 
 /// A header as it lies on disk (UEFI 2.10, table 5.5).
-#[derive(Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 struct RawHeader {
     signature: [u8; 8],
@@ -39,6 +40,8 @@ struct RawHeader {
     entries_checksum: U32,
 }
 
+/// The size of [`RawHeader`], as a header that we write says it.
+const HEADER_SIZE: u32 = 92;
 const _: () = assert!(size_of::<RawHeader>() == 92);
 
 /// Which copy of the table a header begins.
@@ -113,6 +116,44 @@ impl Header {
             entry_size: raw.entry_size.get(),
             entries_checksum: raw.entries_checksum.get(),
         })
+    }
+}
+
+/// What a header that is written says, beside its checksum.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HeaderFields {
+    pub(super) own: LogicalBlockAddress,
+    pub(super) alternate: LogicalBlockAddress,
+    pub(super) first_usable: LogicalBlockAddress,
+    pub(super) last_usable: LogicalBlockAddress,
+    pub(super) disk_uuid: DiskUuid,
+    pub(super) entries: LogicalBlockAddress,
+    pub(super) entry_count: u32,
+    pub(super) entry_size: u32,
+    pub(super) entries_checksum: u32,
+}
+
+impl HeaderFields {
+    /// The header as it lies on disk, checksum included; the rest of its block is zero.
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let mut raw = RawHeader {
+            signature: SIGNATURE,
+            revision: REVISION.into(),
+            size: HEADER_SIZE.into(),
+            checksum: 0.into(),
+            reserved: 0.into(),
+            own: self.own.block().into(),
+            alternate: self.alternate.block().into(),
+            first_usable: self.first_usable.block().into(),
+            last_usable: self.last_usable.block().into(),
+            disk_uuid: self.disk_uuid.guid().to_disk(),
+            entries: self.entries.block().into(),
+            entry_count: self.entry_count.into(),
+            entry_size: self.entry_size.into(),
+            entries_checksum: self.entries_checksum.into(),
+        };
+        raw.checksum = header_checksum(raw.as_bytes()).into();
+        raw.as_bytes().to_vec()
     }
 }
 

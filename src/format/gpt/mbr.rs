@@ -7,6 +7,8 @@ pub(super) const MBR_LENGTH: u64 = 512;
 
 /// Where the four entries begin (UEFI 2.10, table 5.1).
 const ENTRIES: usize = 446;
+/// How long each of them is.
+const ENTRY_LENGTH: usize = 16;
 /// The type of the protective partition (UEFI 2.10, table 5.4).
 const PROTECTIVE: u8 = 0xee;
 
@@ -37,7 +39,15 @@ impl Mbr {
             return Self::None;
         }
         let entries = || {
-            (1..=4).zip(block.get(ENTRIES..).unwrap_or_default().as_chunks::<16>().0.iter().map(Entry::read))
+            (1..=4).zip(
+                block
+                    .get(ENTRIES..)
+                    .unwrap_or_default()
+                    .as_chunks::<ENTRY_LENGTH>()
+                    .0
+                    .iter()
+                    .map(Entry::read),
+            )
         };
         let Some((protective, entry)) = entries().find(|(_, entry)| entry.kind == PROTECTIVE) else {
             // A boot sector of a file system ends like an MBR, with code in the place of the entries.
@@ -55,6 +65,20 @@ impl Mbr {
         }
         Self::Protective(Ok(()))
     }
+}
+
+/// A protective MBR for a disk of `blocks` blocks (UEFI 2.10, tables 5.3 and 5.4): the first 512 bytes of it.
+pub(super) fn protective(blocks: u64) -> [u8; 512] {
+    let size = u32::try_from(blocks.saturating_sub(1)).unwrap_or(u32::MAX);
+    // Not bootable, from cylinder 0, head 0, sector 2 to as far as such an address goes; from block 1 on.
+    let partition: [u8; 12] = [0, 0, 2, 0, PROTECTIVE, 0xff, 0xff, 0xff, 1, 0, 0, 0];
+    let parts: [&[u8]; 5] =
+        [&[0; ENTRIES], &partition, &size.to_le_bytes(), &[0; 3 * ENTRY_LENGTH], &[0x55, 0xaa]];
+    let mut block = [0; 512];
+    for (place, byte) in block.iter_mut().zip(parts.into_iter().flatten()) {
+        *place = *byte;
+    }
+    block
 }
 
 impl Entry {
@@ -108,6 +132,14 @@ mod tests {
         assert_eq!(Mbr::read(&mbr(&[(0, 0xee, 1, u32::MAX)])), Mbr::Protective(Ok(())));
         // In any entry; the size is often wrong and means nothing.
         assert_eq!(Mbr::read(&mbr(&[(0, 0, 0, 0), (0, 0xee, 1, 0)])), Mbr::Protective(Ok(())));
+    }
+
+    #[test]
+    fn what_is_written_is_protective_whatever_the_size_of_the_disk() {
+        for (blocks, size) in [(100, 99), (1 << 33, u32::MAX)] {
+            assert_eq!(protective(blocks)[458..462], u32::to_le_bytes(size));
+            assert_eq!(Mbr::read(&protective(blocks)), Mbr::Protective(Ok(())));
+        }
     }
 
     #[test]

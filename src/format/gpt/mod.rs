@@ -7,6 +7,8 @@
 //! A table is used where at least one of its copies is valid in every field and checksum, a protective MBR stands in
 //! front, and no two places of the image hold tables that differ. The backup copy is looked for in the last block alone,
 //! where the specification has it: an image that was cut off or padded has a primary copy only.
+//!
+//! [`WrittenTable`] goes the other way: both copies of a table for partitions that lie where they lie.
 
 mod attributes;
 mod error;
@@ -14,6 +16,7 @@ mod header;
 mod headers;
 mod mbr;
 mod table;
+mod written;
 
 #[cfg(test)]
 #[path = "../../../tests/support/gpt_builder.rs"]
@@ -31,3 +34,5 @@ pub use self::headers::probe_extents;
 pub use self::table::GptEntry;
 pub use self::table::GptTable;
 pub use self::table::TableSource;
+pub use self::written::WriteError;
+pub use self::written::WrittenTable;

@@ -2,6 +2,7 @@
 
 use zerocopy::FromBytes;
 use zerocopy::Immutable;
+use zerocopy::IntoBytes;
 use zerocopy::KnownLayout;
 use zerocopy::Unaligned;
 use zerocopy::little_endian::U64;
@@ -57,7 +58,7 @@ pub struct GptEntry {
 }
 
 /// An entry as it lies on disk (UEFI 2.10, table 5.6).
-#[derive(Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 struct RawEntry {
     type_uuid: [u8; 16],
@@ -150,6 +151,26 @@ fn parse_entries(header: &Header, bytes: &[u8], sector_size: SectorSize) -> Resu
         }
     }
     Ok(entries)
+}
+
+impl GptEntry {
+    /// The entry as it lies on disk, in 128 bytes. What stood behind the end of the label is not kept.
+    pub(super) fn to_bytes(&self, sector_size: SectorSize) -> Vec<u8> {
+        let block = |bytes: u64| bytes.checked_div(sector_size.bytes().into()).unwrap_or_default();
+        let mut label = [0; 72];
+        for (place, unit) in label.as_chunks_mut::<2>().0.iter_mut().zip(self.label.units()) {
+            *place = unit.to_le_bytes();
+        }
+        let raw = RawEntry {
+            type_uuid: self.type_uuid.guid().to_disk(),
+            uuid: self.uuid.guid().to_disk(),
+            first: block(self.extent.start().bytes()).into(),
+            last: block(self.extent.end().bytes()).saturating_sub(1).into(),
+            attributes: self.attributes.bits().into(),
+            label,
+        };
+        raw.as_bytes().to_vec()
+    }
 }
 
 impl RawEntry {
