@@ -167,7 +167,7 @@ fn an_image_that_is_cut_or_changed_anywhere_is_read_or_refused() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let position = (state >> 20) % image.len();
             let mut changed = image.clone();
-            changed[position] ^= 1 << (state >> 60);
+            changed[position] ^= 1 << (state >> 61);
             let _ = disk_of(&changed, ROOM);
         }
     }
