@@ -1,12 +1,15 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use crate::format::verification_mode::VerificationMode;
 use crate::operation::error::OperationError;
 use crate::operation::list::Listed;
-use crate::operation::pull::{DEFAULT_DIRECTORY, PullRequest, name_of_url, parse_url, plan_pull, pull};
+use crate::operation::pull::{
+    DEFAULT_DIRECTORY, Patience, PullRequest, name_of_url, parse_url, plan_pull, pull,
+};
 
 use super::options::{GuardOption, JsonOption, PolicyOption, TrustOptions};
 use super::report::{attached, planned};
@@ -53,6 +56,22 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     ca_certificate: Vec<PathBuf>,
 
+    /// Try again so many times in a row what failed for a reason that may pass; 0 for never
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    retries: u32,
+
+    /// Give a connection to the server so many seconds to come about
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    connect_timeout: u32,
+
+    /// Give up a transfer in which nothing came for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    stall_timeout: u32,
+
+    /// Give each file so many seconds in all [default: as long as something comes]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    timeout: Option<u32>,
+
     #[command(flatten)]
     trust: TrustOptions,
     #[command(flatten)]
@@ -67,6 +86,10 @@ pub(super) struct Arguments {
 enum Kind {
     Raw,
     Tar,
+}
+
+fn seconds(number: u32) -> Duration {
+    Duration::from_secs(number.into())
 }
 
 impl Arguments {
@@ -93,6 +116,12 @@ impl Arguments {
             verify: self.verify,
             keyrings: self.keyring,
             ca_certificates: self.ca_certificate,
+            patience: Patience {
+                retries: self.retries,
+                connect: seconds(self.connect_timeout),
+                stall: seconds(self.stall_timeout),
+                total: self.timeout.map(seconds),
+            },
             guard: self.guard.options(),
         };
         let output = if self.dry_run {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::fetch::decompress::DecompressError;
 use crate::fetch::error::FetchError;
 use crate::image::finding::{Finding, is_deceptive};
 use crate::image::plan::Refusal;
@@ -37,6 +38,15 @@ pub enum OperationError {
         image: String,
         /// What differs.
         finding: Box<Finding>,
+    },
+    /// What was downloaded cannot be decompressed, or not into the room that there is.
+    #[error("using '{url}'")]
+    Compressed {
+        /// From where, without credentials.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: DecompressError,
     },
     /// What was downloaded is not what somebody vouches for, or nobody who is trusted does.
     #[error("verifying {object}")]
@@ -133,6 +143,10 @@ impl OperationError {
             | Self::Refused { .. }
             | Self::Integrity { .. }
             | Self::Unverified { .. } => true,
+            // That there is too little room is not its fault.
+            Self::Compressed { source, .. } => {
+                !matches!(source, DecompressError::TooLarge { .. } | DecompressError::Memory { .. })
+            }
             Self::Undo { cause, .. } => cause.is_about_the_image(),
             _ => false,
         }

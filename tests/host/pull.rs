@@ -1,6 +1,7 @@
 //! Pulling: from a server that may do anything, into memory, to devices; or to nothing at all.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,16 @@ pub(crate) const TESTS: &[HostTest] = &[
         name: "pull::what_the_plan_saw_counts_for_nothing",
         needs: PULL,
         run: what_the_plan_saw_counts_for_nothing,
+    },
+    HostTest {
+        name: "pull::a_compressed_image_arrives_as_what_is_in_it",
+        needs: PULL,
+        run: a_compressed_image_arrives_as_what_is_in_it,
+    },
+    HostTest {
+        name: "pull::a_download_that_breaks_off_is_taken_up_again",
+        needs: PULL,
+        run: a_download_that_breaks_off_is_taken_up_again,
     },
     HostTest {
         name: "pull::hashed_with_a_lie_it_is_hashed_again",
@@ -386,6 +397,14 @@ fn every_refusal_has_its_reason_and_leaves_nothing() {
     let always = |answer: Answer| -> Handler { Box::new(move |_| answer.clone()) };
     let good = || Answer::bytes(Arc::clone(&images.good));
     let half = images.good.len() / 2;
+    let zstd = {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.include_checksum(true).unwrap();
+        encoder.write_all(&images.good).unwrap();
+        encoder.finish().unwrap()
+    };
+    let mut changed = zstd.clone();
+    changed[zstd.len() / 2] ^= 0x40;
     let compressed = |magic: &[u8]| always(Answer::bytes([magic, &[0; 5000]].concat()));
     let table: Vec<(Handler, i32, &str)> = vec![
         (always(Answer::bytes(Arc::clone(&images.unsigned))), 3, "found root: verity"),
@@ -405,17 +424,22 @@ fn every_refusal_has_its_reason_and_leaves_nothing() {
         (always(Answer::status(503)), 1, "503"),
         (always(Answer::hang_up()), 1, "fetching"),
         (always(Answer::garbage()), 1, "fetching"),
-        (compressed(b"\x1f\x8b"), 1, "found gzip"),
-        (compressed(b"\xfd7zXZ\0"), 1, "found xz"),
-        (compressed(b"\x28\xb5\x2f\xfd"), 1, "found zstd"),
-        (compressed(b"BZh"), 1, "found bzip2"),
-        (compressed(b"\x04\x22\x4d\x18"), 1, "found lz4"),
+        (compressed(b"\x1f\x8b\x08\0"), 3, "decompressing gzip"),
+        (compressed(b"\xfd7zXZ\0"), 3, "decompressing xz"),
+        (compressed(b"\x28\xb5\x2f\xfd"), 3, "decompressing zstd"),
+        (compressed(b"BZh9"), 3, "decompressing bzip2"),
+        (compressed(b"\x04\x22\x4d\x18"), 3, "decompressing lz4"),
+        (always(Answer::bytes(&zstd[..zstd.len() / 2])), 3, "cut short"),
+        (always(Answer::bytes([&zstd[..], b"more"].concat())), 3, "trailing bytes"),
+        (always(Answer::bytes(changed)), 3, "decompressing zstd"),
         (compressed(b"QFI\xfb"), 1, "found qcow2"),
     ];
     for (handler, status, words) in table {
         let place = Place::new();
         let server = HttpServer::start(handler);
-        refused(images.pull(&server.url("/image.raw")).arg(place.option()), status, words);
+        // What may pass is not waited for here.
+        let patience = ["--retries=0", "--stall-timeout=20"];
+        refused(images.pull(&server.url("/image.raw")).args(patience).arg(place.option()), status, words);
         assert!(place.is_gone(), "{words}");
         assert!(!server.requests().is_empty(), "{words}");
     }
@@ -463,6 +487,59 @@ fn what_the_plan_saw_counts_for_nothing() {
     succeed(images.pull(&server.url("/image.raw")).arg(place.option()));
     detach("image.raw");
     refused(images.pull(&server.url("/image.raw")).arg(place.option()), 3, "data blocks that differ");
+}
+
+fn a_compressed_image_arrives_as_what_is_in_it() {
+    let images = Images::new();
+    let gzip = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&images.good).unwrap();
+        encoder.finish().unwrap()
+    };
+    let xz = liblzma::encode_all(&images.good[..], 1).unwrap();
+    let bzip2 = {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        encoder.write_all(&images.good).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zstd = zstd::encode_all(&images.good[..], 1).unwrap();
+    for (compressed, suffix) in [(gzip, "gz"), (xz, "xz"), (bzip2, "bz2"), (zstd, "zst")] {
+        let place = Place::new();
+        let server = HttpServer::start(move |request| Answer::ranged(request, compressed.clone()));
+        let mut command = images.pull(&server.url(&format!("/image.raw.{suffix}")));
+        succeed(command.arg(place.option()));
+        let arrived = fs::read(place.path().join("image.raw"));
+        detach("image.raw");
+        assert!(arrived.unwrap() == *images.good, "{suffix}");
+        assert!(place.is_gone());
+    }
+}
+
+/// Cut after every tenth of the body: with a validator it goes on there, without one it begins anew.
+fn a_download_that_breaks_off_is_taken_up_again() {
+    let images = Images::new();
+    for validated in [true, false] {
+        let place = Place::new();
+        let (image, asked) = (Arc::clone(&images.good), AtomicUsize::new(0));
+        let tenth = image.len() / 10;
+        let server = HttpServer::start(move |request| {
+            let answer = Answer::ranged(request, Arc::clone(&image));
+            let answer = if validated { answer.header("ETag", "\"1\"") } else { answer };
+            // Neither the preflight nor the last attempt.
+            let whole = request.range().is_none() || request.header("If-Range").is_some();
+            if whole && asked.fetch_add(1, Ordering::SeqCst) < 3 { answer.cut_after(tenth) } else { answer }
+        });
+        let output = images.pull(&server.url("/image.raw")).arg(place.option()).output().unwrap();
+        let said = talk(&output);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("trying again"), "{said}");
+        assert_eq!(said.contains("begins anew"), !validated, "{said}");
+        let resumed = server.requests().iter().filter(|request| request.header("If-Range").is_some()).count();
+        assert_eq!(resumed, if validated { 3 } else { 0 });
+        let arrived = fs::read(place.path().join("image.raw"));
+        detach("image.raw");
+        assert!(arrived.unwrap() == *images.good);
+    }
 }
 
 /// A server that shows one image to whoever asks for parts, and sends another: the parts say with which salt to hash what

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
-use crate::fetch::body::Body;
+use crate::fetch::download::{Arrival, Chunk, Download as Transfer, Setback};
 use crate::fetch::error::FetchError;
 use crate::fetch::url::ImageUrl;
 use crate::format::units::ByteLength;
@@ -16,9 +16,16 @@ use super::remote::fetching;
 
 /// A download under way. Whoever consumes its bytes, a decoder or the writer of the image, makes them count: for the
 /// progress, and for the digest where one is wanted.
+///
+/// Where the transfer had to begin anew, reading fails once, and [`Self::begins_anew`] says so: whoever took bytes before
+/// must drop all that was made of them.
 pub(super) struct Download<'a> {
-    body: Body,
+    transfer: Transfer,
+    chunk: Option<Chunk>,
+    /// How many bytes of the chunk were consumed.
+    position: usize,
     hasher: Option<DownloadHasher>,
+    is_broken: bool,
     url: &'a ImageUrl,
     observer: &'a dyn Observer,
     cancel: &'a Cancel,
@@ -26,7 +33,7 @@ pub(super) struct Download<'a> {
 
 impl fmt::Debug for Download<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Download").field("body", &self.body).finish_non_exhaustive()
+        f.debug_struct("Download").field("transfer", &self.transfer).finish_non_exhaustive()
     }
 }
 
@@ -34,18 +41,19 @@ impl<'a> Download<'a> {
     /// Nothing was consumed yet. A digest costs about 0.6 s of processor time for a GiB, so it is computed only where
     /// something will be compared with it.
     pub(super) fn new(
-        body: Body,
+        transfer: Transfer,
         with_digest: bool,
         url: &'a ImageUrl,
         observer: &'a dyn Observer,
         cancel: &'a Cancel,
     ) -> Self {
-        Self { body, hasher: with_digest.then(DownloadHasher::new), url, observer, cancel }
+        let hasher = with_digest.then(DownloadHasher::new);
+        Self { transfer, chunk: None, position: 0, hasher, is_broken: false, url, observer, cancel }
     }
 
     /// The length in bytes where the server said it.
     pub(super) fn total(&self) -> Option<ByteLength> {
-        self.body.total().map(ByteLength::new)
+        self.transfer.total().map(ByteLength::new)
     }
 
     /// What reading said, in the words of the operation.
@@ -56,36 +64,75 @@ impl<'a> Download<'a> {
         }
     }
 
+    /// Whether the next byte is the first one again, after reading failed. Nothing that came before counts then, also
+    /// not for the digest.
+    pub(super) fn begins_anew(&mut self) -> bool {
+        if !std::mem::take(&mut self.is_broken) {
+            return false;
+        }
+        self.hasher = self.hasher.take().map(|_| DownloadHasher::new());
+        true
+    }
+
     /// The digest of the whole file, where one was wanted. Bytes that nobody consumed are an error: a digest of less
     /// than the file would say nothing.
     ///
     /// # Errors
     /// [`OperationError::State`] where the file goes on; what reading said.
-    pub(super) fn finish(mut self) -> Result<Option<DownloadDigest>, OperationError> {
-        match self.body.chunk() {
-            Ok([]) => Ok(self.hasher.map(DownloadHasher::finish)),
+    pub(super) fn finish(&mut self) -> Result<Option<DownloadDigest>, OperationError> {
+        match self.fill_buf() {
+            Ok([]) => Ok(self.hasher.take().map(DownloadHasher::finish)),
             Ok(_) => {
                 let problem = "expected the end of the file, found more bytes behind the image";
                 Err(OperationError::state("downloading", self.url, problem))
             }
-            Err(error) => Err(fetching(self.url, self.cancel, error)),
+            Err(error) => Err(self.explain(error)),
         }
     }
+
+    /// The bytes that came and were not consumed yet.
+    fn received(&self) -> &[u8] {
+        let bytes = self.chunk.as_ref().map(Chunk::bytes).unwrap_or_default();
+        bytes.get(self.position..).unwrap_or_default()
+    }
+}
+
+/// What is said of a failure after which the transfer goes on.
+pub(super) fn tell(observer: &dyn Observer, setback: &Setback<'_>) {
+    let Setback { error, delay, left } = setback;
+    let seconds = delay.as_secs_f32();
+    observer.warning(&format!("{error}: trying again in {seconds:.1} s, and {left} times after that"));
 }
 
 impl BufRead for Download<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.body.fill_buf()
+        while self.received().is_empty() {
+            let observer = self.observer;
+            let hear = move |setback: &Setback<'_>| tell(observer, setback);
+            match self.transfer.next(&hear).map_err(FetchError::into_io)? {
+                Arrival::Bytes(chunk) => (self.chunk, self.position) = (Some(chunk), 0),
+                Arrival::Restarted => {
+                    (self.chunk, self.is_broken) = (None, true);
+                    return Err(io::Error::other("the file begins anew"));
+                }
+                Arrival::Ended => {
+                    self.chunk = None;
+                    break;
+                }
+            }
+        }
+        Ok(self.received())
     }
 
     fn consume(&mut self, count: usize) {
-        // What was received is at hand: this waits for nothing, and cannot fail where there is anything to consume.
-        let consumed = self.body.received().get(..count).unwrap_or_default();
+        let bytes = self.chunk.as_ref().map(Chunk::bytes).unwrap_or_default();
+        let rest = bytes.get(self.position..).unwrap_or_default();
+        let consumed = rest.get(..count).unwrap_or(rest);
         if let Some(hasher) = &mut self.hasher {
             hasher.update(consumed);
         }
         self.observer.advanced(ByteLength::of(consumed));
-        self.body.consume(count);
+        self.position = self.position.saturating_add(consumed.len());
     }
 }
 

@@ -1,8 +1,11 @@
 //! Pulling an image from a server into memory, verifying it there, and attaching it, in one process.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::fetch::client::HttpClient;
+use crate::fetch::download::Download as Transfer;
 use crate::fetch::origin::Origin;
 use crate::fetch::range::RangeReader;
 use crate::fetch::url::ImageUrl;
@@ -37,11 +40,11 @@ mod workers;
 
 pub use name::{name_of_url, parse_url, reference_of};
 
-use download::Download;
+use download::{Download, tell};
 use place::verify_and_link;
 use remote::{RemoteImage, client, fetching};
 use room::room_for;
-use stream::receive;
+use stream::{Place, receive};
 use verification::{FilesBeside, Verification};
 
 /// Where images of the class `machine` are placed that do not outlive the boot.
@@ -64,8 +67,23 @@ pub struct PullRequest {
     pub keyrings: Vec<PathBuf>,
     /// Certificate authorities for https; empty for the system's.
     pub ca_certificates: Vec<PathBuf>,
+    /// How long to wait for the server, and how often to try again.
+    pub patience: Patience,
     /// How the kernel is to guard what is verified.
     pub guard: GuardOptions,
+}
+
+/// How long to wait for a server, and how often to try again.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How often in a row to try again what failed for a reason that may pass.
+    pub retries: u32,
+    /// How long a connection may take to come about.
+    pub connect: Duration,
+    /// How long the server may be silent.
+    pub stall: Duration,
+    /// How long each file may take in all; `None` for as long as it takes.
+    pub total: Option<Duration>,
 }
 
 /// What [`pull`] would do, from what the server answers to requests for parts of the image.
@@ -118,20 +136,28 @@ pub fn pull(
     }
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
-    let hints = hints(request, trust, cancel);
-    let body = client.get(&request.url).map_err(|error| fetching(&request.url, cancel, error))?;
-    let needed = body.total().map(ByteLength::new);
-    let room = room_for(body.total(), &request.url)?;
+    let (size, mut hints) = hints(request, trust, cancel);
+    let origin = Origin::Http(request.url.clone());
+    let transfer = Transfer::open(&client, &origin, &|setback| tell(observer, setback))
+        .map_err(|error| fetching(&request.url, cancel, error))?;
+    let with_digest = verification.expected().digest().is_some();
+    // They are of this file or of none: the digests of a larger one would cost memory for nothing.
+    if transfer.total() != Some(size.bytes()) {
+        hints.clear();
+    }
+    // What is too large as it comes is so all the more when it is decompressed: not a byte of it is waited for.
+    room_for(transfer.total().map(ByteLength::new), &request.url)?;
+    let mut download = Download::new(transfer, with_digest, &request.url, observer, cancel);
     let mut reservation = Reservation::make(&reference, &request.url.without_secrets())?;
-    let verified = image_directory::prepare(&directory, &target, room, needed, &mut reservation)
-        .and_then(|root| {
-            let with_digest = verification.expected().digest().is_some();
-            let download = Download::new(body, with_digest, &request.url, observer, cancel);
-            receive(download, &root, &target, room, &hints, &request.url, observer)
-        })
-        .and_then(|image| {
-            verify_and_link(image, &verification, request, trust, &mut reservation, observer, cancel)
-        });
+    let name = OsStr::new(reference.as_str());
+    let received = receive(&mut download, name, &hints, &request.url, observer, |needed| {
+        let room = room_for(needed, &request.url)?;
+        let root = image_directory::prepare(&directory, &target, room, needed, &mut reservation)?;
+        Ok(Place { root, room })
+    });
+    let verified = received.and_then(|image| {
+        verify_and_link(image, &verification, request, trust, &mut reservation, observer, cancel)
+    });
     let options = ActivationOptions { guard: request.guard, policy: &request.policy, keys: None };
     match verified {
         Ok(verified) => reservation
@@ -159,14 +185,15 @@ fn prepare(
     Ok(verification)
 }
 
-/// What is to be hashed while the image comes, from what the server answers to requests for parts of it. An image that
-/// cannot be looked at beforehand is hashed after it has come.
-fn hints(request: &PullRequest, trust: &TrustStore, cancel: &Cancel) -> Vec<LeafHint> {
+/// What is to be hashed while the image comes, and how large it is, from what the server answers to requests for parts of
+/// it. An image that cannot be looked at beforehand is hashed after it has come.
+fn hints(request: &PullRequest, trust: &TrustStore, cancel: &Cancel) -> (ByteLength, Vec<LeafHint>) {
     let client = client(request, cancel);
     let Ok(reader) = RangeReader::open(&client, &request.url) else {
-        return Vec::new();
+        return (ByteLength::ZERO, Vec::new());
     };
+    let size = reader.total();
     let source = RemoteImage::new(&request.url, reader, cancel);
     let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel);
-    plan.map(|plan| LeafHint::of_plan(&plan)).unwrap_or_default()
+    (size, plan.map(|plan| LeafHint::of_plan(&plan)).unwrap_or_default())
 }

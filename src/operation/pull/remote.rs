@@ -6,6 +6,7 @@ use crate::fetch::certificates::CertificateAuthorities;
 use crate::fetch::client::{Cancellation, HttpClient, HttpOptions};
 use crate::fetch::error::FetchError;
 use crate::fetch::range::RangeReader;
+use crate::fetch::retry::RetryOptions;
 use crate::fetch::url::ImageUrl;
 use crate::format::units::{ByteLength, Extent};
 
@@ -24,6 +25,10 @@ pub(super) fn client(request: &PullRequest, cancel: &Cancel) -> HttpClient {
     };
     HttpClient::new(HttpOptions {
         certificate_authorities,
+        connect_timeout: request.patience.connect,
+        stall_timeout: request.patience.stall,
+        total_timeout: request.patience.total,
+        retry: RetryOptions { retries: request.patience.retries, ..RetryOptions::default() },
         cancellation: Cancellation::when(move || cancel.is_cancelled()),
         ..HttpOptions::default()
     })

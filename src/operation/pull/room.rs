@@ -12,12 +12,12 @@ const TMPFS_SLACK: u64 = 1 << 20;
 const RESERVED_PART: u64 = 8;
 
 /// The size of the tmpfs for an image, if there is memory for it.
-pub(super) fn room_for(total: Option<u64>, url: &ImageUrl) -> Result<ByteLength, OperationError> {
+pub(super) fn room_for(total: Option<ByteLength>, url: &ImageUrl) -> Result<ByteLength, OperationError> {
     let available = available_memory()
         .map_err(|source| OperationError::system("finding the free memory for", url.to_string(), source))?
         .bytes();
     let reserve = available / RESERVED_PART;
-    let needed = total.map(|total| total.saturating_add(TMPFS_SLACK));
+    let needed = total.map(|total| total.bytes().saturating_add(TMPFS_SLACK));
     match needed {
         Some(needed) if needed > available => {
             let problem = format!("the image needs {needed} bytes of memory, and {available} can be had");

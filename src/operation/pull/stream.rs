@@ -13,11 +13,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, BufRead, Read};
+use std::io::{self, Read};
+use std::num::NonZeroU32;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::thread;
 
+use crate::fetch::decompress::{DecoderLimits, DecompressError, Opened};
 use crate::fetch::url::ImageUrl;
+use crate::format::compression::Encoding;
 use crate::format::units::ByteLength;
 use crate::kernel::placed_file::AnonymousFile;
 use crate::operation::error::OperationError;
@@ -44,77 +47,126 @@ pub(super) struct Arrived {
     pub(super) leaves: EarlyLeaves,
 }
 
-/// Writes what is downloaded to a file without a name in the directory `root`, with room for `room` bytes.
+/// Where an image is written, once its first bytes tell how much room it takes.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The directory.
+    pub(super) root: fs::File,
+    /// How many bytes the image may have.
+    pub(super) room: ByteLength,
+}
+
+/// Writes what is downloaded to a file without a name, in the place that `place` gives for an image of so many bytes,
+/// where that is known. The file is called `name` later.
+///
+/// A download that begins anew is written anew, to another file: nothing of what came before is kept, hashes included.
 ///
 /// # Errors
 /// [`OperationError`]; the file is gone then.
 pub(super) fn receive(
-    mut download: Download<'_>,
-    root: &fs::File,
-    target: &Path,
-    room: ByteLength,
+    download: &mut Download<'_>,
+    name: &OsStr,
     hints: &[LeafHint],
     url: &ImageUrl,
     observer: &dyn Observer,
+    mut place: impl FnMut(Option<ByteLength>) -> Result<Place, OperationError>,
 ) -> Result<Arrived, OperationError> {
-    let file = AnonymousFile::create_in(root.as_fd())
-        .map_err(|source| OperationError::system("making a file for", target, source))?;
-    let leaves = EarlyLeaves::new(hints);
-    let name = url.to_string();
-    let sink = Sink { file: file.file(), room, leaves: &leaves, name: &name };
-    observer.started("downloading", download.total());
-    let size = decode(&mut download, url).and_then(|()| sink.write_all(|buffer| fill(&mut download, buffer)));
-    observer.finished();
-    let (size, digest) = (size?, download.finish()?);
-    fault::point("pull:received")?;
-    Ok(Arrived {
-        file,
-        name: target.file_name().map(OsStr::to_owned).unwrap_or_default(),
-        size,
-        digest,
-        leaves,
-    })
+    let mut made = None;
+    loop {
+        let result = receive_once(download, name, hints, url, observer, |needed| match made.take() {
+            Some(place) => Ok(made.insert(place)),
+            None => Ok(made.insert(place(needed)?)),
+        });
+        if result.is_ok() || !download.begins_anew() {
+            return result;
+        }
+        observer.note("the server could not go on where it broke off: the download begins anew");
+    }
 }
 
-/// Looks at the first bytes.
-fn decode(download: &mut Download<'_>, url: &ImageUrl) -> Result<(), OperationError> {
-    let refused = match download.fill_buf() {
-        Ok(beginning) => return refuse_other_formats(beginning, url),
-        Err(error) => error,
+/// One attempt at [`receive`].
+fn receive_once<'a>(
+    download: &mut Download<'_>,
+    name: &OsStr,
+    hints: &[LeafHint],
+    url: &ImageUrl,
+    observer: &dyn Observer,
+    place: impl FnOnce(Option<ByteLength>) -> Result<&'a mut Place, OperationError>,
+) -> Result<Arrived, OperationError> {
+    let total = download.total();
+    let limits = DecoderLimits {
+        threads: thread::available_parallelism()
+            .map_or(NonZeroU32::MIN, |count| NonZeroU32::try_from(count).unwrap_or(NonZeroU32::MIN)),
+        // How much room there is bounds the content: whoever writes it sees to that.
+        ..DecoderLimits::new(ByteLength::new(u64::MAX))
     };
-    Err(download.explain(refused))
+    let opened = match Opened::open(&mut *download, limits) {
+        Ok(opened) => opened,
+        Err(error) => return Err(download.explain(error)),
+    };
+    let needed = match &opened {
+        Opened::Plain(Encoding::Qcow2, _) => {
+            let problem = "expected a raw disk image, found qcow2: convert it with 'qemu-img convert -O raw'";
+            return Err(OperationError::state("pulling", url, problem));
+        }
+        Opened::Plain(..) => total,
+        Opened::Compressed(_) => None,
+    };
+    let Place { root, room } = place(needed)?;
+    let file = AnonymousFile::create_in(root.as_fd())
+        .map_err(|source| OperationError::system("making a file for", name, source))?;
+    let leaves = EarlyLeaves::new(hints);
+    let shown = url.to_string();
+    let sink = Sink { file: file.file(), room: *room, leaves: &leaves, name: &shown };
+    observer.started("downloading", total);
+    let size = match opened {
+        Opened::Plain(_, mut input) => {
+            let size = sink.write_all(|buffer| fill(&mut input, buffer).map_err(Fault::Reading));
+            drop(input);
+            size
+        }
+        Opened::Compressed(mut decoder) => sink
+            .write_all(|buffer| decoder.fill(buffer).map_err(Fault::Decoding))
+            .and_then(|size| decoder.finish().map(|_| size).map_err(Fault::Decoding)),
+    };
+    observer.finished();
+    let size = size.map_err(|fault| match fault {
+        Fault::Reading(error) | Fault::Decoding(DecompressError::Input(error)) => download.explain(error),
+        Fault::Decoding(source) => OperationError::Compressed { url: shown.clone(), source },
+        Fault::Writing(error) => error,
+    })?;
+    let digest = download.finish()?;
+    fault::point("pull:received")?;
+    Ok(Arrived { file, name: name.to_owned(), size, digest, leaves })
+}
+
+/// What kept the image from arriving.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The bytes could not be had.
+    Reading(io::Error),
+    /// They are not what a compressor wrote.
+    Decoding(DecompressError),
+    /// The content could not be written.
+    Writing(OperationError),
+}
+
+impl From<OperationError> for Fault {
+    fn from(error: OperationError) -> Self {
+        Self::Writing(error)
+    }
 }
 
 /// Fills the buffer; less than all of it only at the end of the download.
-fn fill(download: &mut Download<'_>, buffer: &mut [u8]) -> Result<usize, OperationError> {
+fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0_usize;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match download.read(rest) {
+        match input.read(rest) {
             Ok(0) => break,
             Ok(count) => filled = filled.saturating_add(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(download.explain(error)),
+            Err(error) => return Err(error),
         }
     }
     Ok(filled)
-}
-
-/// Says of a compressed or converted image what it is, instead of that it has no partition table.
-fn refuse_other_formats(beginning: &[u8], url: &ImageUrl) -> Result<(), OperationError> {
-    const MAGICS: [(&[u8], &str); 6] = [
-        (b"\x1f\x8b", "gzip"),
-        (b"\xfd7zXZ\0", "xz"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
-        (b"BZh", "bzip2"),
-        (b"\x04\x22\x4d\x18", "lz4"),
-        (b"QFI\xfb", "qcow2"),
-    ];
-    match MAGICS.iter().find(|(magic, _)| beginning.starts_with(magic)) {
-        None => Ok(()),
-        Some((_, format)) => {
-            let problem =
-                format!("expected a raw disk image, found {format}: serve it uncompressed and unconverted");
-            Err(OperationError::state("pulling", url, problem))
-        }
-    }
 }

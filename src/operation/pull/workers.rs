@@ -18,6 +18,7 @@ use crate::operation::fault;
 use crate::operation::leaves::EarlyLeaves;
 
 use super::sparse::write_sparse;
+use super::stream::Fault;
 
 /// The size of a buffer in bytes, and of what is written and hashed at once: a multiple of every block size, and small
 /// enough that it stays in the second-level cache from the one to the other.
@@ -54,8 +55,8 @@ impl Sink<'_> {
     /// What `fill` said; [`OperationError::State`] where there is no room, [`OperationError::System`] where writing fails.
     pub(super) fn write_all(
         &self,
-        fill: impl FnMut(&mut [u8]) -> Result<usize, OperationError>,
-    ) -> Result<ByteLength, OperationError> {
+        fill: impl FnMut(&mut [u8]) -> Result<usize, Fault>,
+    ) -> Result<ByteLength, Fault> {
         let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let buffers = workers.saturating_mul(BUFFERS_OF_WORKER);
         // There is room for every buffer there is: nobody ever waits to send.
@@ -71,7 +72,11 @@ impl Sink<'_> {
             self.cut(buffers, fill, |piece| full.send(piece).is_ok(), &emptied).and_then(|length| {
                 // No more pieces: the workers end, and every one has said by then how it went.
                 drop(full);
-                emptied.iter().try_for_each(|result| result.map(drop)).map(|()| length)
+                emptied
+                    .iter()
+                    .try_for_each(|result| result.map(drop))
+                    .map(|()| length)
+                    .map_err(Fault::Writing)
             })
         })?;
         // What is zero at the end was not written.
@@ -83,10 +88,10 @@ impl Sink<'_> {
     fn cut(
         &self,
         buffers: usize,
-        mut fill: impl FnMut(&mut [u8]) -> Result<usize, OperationError>,
+        mut fill: impl FnMut(&mut [u8]) -> Result<usize, Fault>,
         hand_out: impl Fn(Piece) -> bool,
         emptied: &Receiver<Result<Vec<u8>, OperationError>>,
-    ) -> Result<ByteLength, OperationError> {
+    ) -> Result<ByteLength, Fault> {
         let mut made = 0;
         let mut offset = 0_u64;
         loop {
@@ -109,7 +114,7 @@ impl Sink<'_> {
             let end = offset.saturating_add(ByteLength::of(&bytes).bytes());
             // A tmpfs that was there already may have no limit of its own, and zeros take no room at all.
             if end > self.room.bytes() {
-                return Err(self.full(offset));
+                return Err(self.full(offset).into());
             }
             if offset == 0 {
                 fault::point("pull:receiving")?;
