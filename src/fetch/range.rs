@@ -117,6 +117,12 @@ impl RangeReader {
         &self.url
     }
 
+    /// The first [`FIRST_READ`] of the file, or all of it.
+    #[must_use]
+    pub fn beginning(&self) -> &[u8] {
+        &self.beginning
+    }
+
     /// The size of the file.
     #[must_use]
     pub const fn total(&self) -> ByteLength {

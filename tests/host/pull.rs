@@ -79,6 +79,11 @@ pub(crate) const TESTS: &[HostTest] = &[
         run: a_download_that_breaks_off_is_taken_up_again,
     },
     HostTest {
+        name: "pull::what_is_shown_and_what_is_sent_are_judged_apart",
+        needs: PULL,
+        run: what_is_shown_and_what_is_sent_are_judged_apart,
+    },
+    HostTest {
         name: "pull::hashed_with_a_lie_it_is_hashed_again",
         needs: PULL,
         run: hashed_with_a_lie_it_is_hashed_again,
@@ -515,6 +520,32 @@ fn a_compressed_image_arrives_as_what_is_in_it() {
     }
 }
 
+/// Where the server answers requests for parts, a bad image is refused before it is downloaded, and never accepted because
+/// of what the parts show.
+fn what_is_shown_and_what_is_sent_are_judged_apart() {
+    let images = Images::new();
+    let (good, bad) = (&images.good, &images.foreign);
+    for (shown, sent, status) in [(good, good, 0), (good, bad, 3), (bad, good, 3), (bad, bad, 3)] {
+        let place = Place::new();
+        let (parts, whole) = (Arc::clone(shown), Arc::clone(sent));
+        let server = HttpServer::start(move |request| match request.range() {
+            Some(_) => Answer::ranged(request, Arc::clone(&parts)),
+            None => Answer::bytes(Arc::clone(&whole)),
+        });
+        let mut command = images.pull(&server.url("/image.raw"));
+        let output = command.arg(place.option()).output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{}", talk(&output));
+        let downloaded = server.requests().iter().any(|request| request.range().is_none());
+        assert_eq!(downloaded, Arc::ptr_eq(shown, good));
+        if status == 0 {
+            detach("image.raw");
+        } else {
+            assert!(talk(&output).contains("untrusted signer"), "{}", talk(&output));
+        }
+        assert!(place.is_gone());
+    }
+}
+
 /// Cut after every tenth of the body: with a validator it goes on there, without one it begins anew.
 fn a_download_that_breaks_off_is_taken_up_again() {
     let images = Images::new();
@@ -562,7 +593,7 @@ fn hashed_with_a_lie_it_is_hashed_again() {
         (server, command)
     };
     let cut: Arc<[u8]> = good[..good.len() / 2].into();
-    for (shown, sent) in [(&good, &salted), (&salted, &good), (&flipped, &salted), (&cut, &good)] {
+    for (shown, sent) in [(&good, &salted), (&salted, &good), (&flipped, &salted)] {
         let (server, mut command) = pull(shown, sent);
         succeed(&mut command);
         let arrived = fs::read(place.path().join("image.raw"));
@@ -570,10 +601,14 @@ fn hashed_with_a_lie_it_is_hashed_again() {
         assert!(arrived.unwrap() == **sent);
         assert!(server.requests().iter().any(|request| request.range().is_some()));
     }
-    for shown in [&good, &salted, &flipped, &cut] {
+    for shown in [&good, &salted, &flipped] {
         let (_server, mut command) = pull(shown, &flipped);
         refused(&mut command, 3, "data blocks that differ");
     }
+    // What is shown is refused already.
+    let (server, mut command) = pull(&cut, &good);
+    refused(&mut command, 3, "DDI0103");
+    assert!(server.requests().iter().all(|request| request.range().is_some()));
     assert!(place.is_gone());
 }
 

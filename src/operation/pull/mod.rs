@@ -9,6 +9,7 @@ use crate::fetch::download::Download as Transfer;
 use crate::fetch::origin::Origin;
 use crate::fetch::range::RangeReader;
 use crate::fetch::url::ImageUrl;
+use crate::format::compression::Encoding;
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::ByteLength;
 use crate::format::verification_mode::VerificationMode;
@@ -136,7 +137,7 @@ pub fn pull(
     }
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
-    let (size, mut hints) = hints(request, trust, cancel);
+    let (size, mut hints) = preflight(request, &verification, trust, cancel)?;
     let origin = Origin::Http(request.url.clone());
     let transfer = Transfer::open(&client, &origin, &|setback| tell(observer, setback))
         .map_err(|error| fetching(&request.url, cancel, error))?;
@@ -187,13 +188,31 @@ fn prepare(
 
 /// What is to be hashed while the image comes, and how large it is, from what the server answers to requests for parts of
 /// it. An image that cannot be looked at beforehand is hashed after it has come.
-fn hints(request: &PullRequest, trust: &TrustStore, cancel: &Cancel) -> (ByteLength, Vec<LeafHint>) {
+///
+/// # Errors
+/// What would refuse the image, if it is the one that the parts are of: it need not come at all. Where somebody vouches
+/// for the download as a whole that cannot be known before.
+fn preflight(
+    request: &PullRequest,
+    verification: &Verification,
+    trust: &TrustStore,
+    cancel: &Cancel,
+) -> Result<(ByteLength, Vec<LeafHint>), OperationError> {
+    let nothing = || (ByteLength::ZERO, Vec::new());
     let client = client(request, cancel);
     let Ok(reader) = RangeReader::open(&client, &request.url) else {
-        return (ByteLength::ZERO, Vec::new());
+        return Ok(nothing());
     };
+    if Encoding::recognise(reader.beginning()) != Encoding::Raw {
+        return Ok(nothing());
+    }
     let size = reader.total();
     let source = RemoteImage::new(&request.url, reader, cancel);
-    let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel);
-    (size, plan.map(|plan| LeafHint::of_plan(&plan)).unwrap_or_default())
+    match plan(&source, trust, &request.policy, Access::ReadOnly, cancel) {
+        Ok(plan) => Ok((size, LeafHint::of_plan(&plan))),
+        Err(error) if error.is_about_the_image() && verification.expected().vouched_by().is_none() => {
+            Err(error)
+        }
+        Err(_) => Ok(nothing()),
+    }
 }
