@@ -55,6 +55,11 @@ impl Arguments {
                     let mut row = [const { String::new() }; 9];
                     row[0].clone_from(&record.reference);
                     row[1] = record.state.as_str().to_owned();
+                    if let Some(tree) = &record.tree {
+                        row[2] = tree.path.display().to_string();
+                        row[3] = "directory".to_owned();
+                        row[4] = tree.authenticated.as_ref().map_or("unprotected", |_| "download").to_owned();
+                    }
                     row[8].clone_from(&record.image.source);
                     table.push(row);
                 }

@@ -5,30 +5,37 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::format::verification_mode::VerificationMode;
+use crate::image::presets::RequestedPolicy;
 use crate::operation::error::OperationError;
 use crate::operation::list::Listed;
 use crate::operation::pull::{
-    DEFAULT_DIRECTORY, Patience, PullRequest, name_of_url, parse_url, plan_pull, pull,
+    DEFAULT_DIRECTORY, Patience, PullRequest, TarRequest, name_of_url, parse_url, plan_pull, pull, pull_tar,
+    tree_name_of_url,
 };
 
 use super::options::{GuardOption, JsonOption, PolicyOption, TrustOptions};
-use super::report::{attached, planned};
+use super::report::{attached, planned, unpacked};
 use super::{Context, Failure, Status};
 
-/// Download an image into memory, verify it there, and attach it
+/// Download an image into memory, verify it there, and attach it; or unpack an archive
 ///
 /// One process downloads, dissects, applies the policy, checks the signature and every data block, and only then makes
 /// devices. Prints their paths, one a line. Without --image-policy= the policy is @verified-boot.
+///
+/// A tar is verified as a whole by --verify= before anything is unpacked, and appears as a directory under its name only
+/// when it is complete; its path is printed. It has no protection of its own: a policy @verified-* takes it only where
+/// somebody vouches for the download.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// What to download: a raw disk image ('tar' is not there yet)
+    /// What to download: a raw disk image, or a tar that is unpacked into a directory
     #[arg(value_enum)]
     kind: Kind,
 
     /// From where: http or https
     url: String,
 
-    /// The local name; the links begin with NAME.raw [default: the file name in the URL without its suffixes]
+    /// The local name: links begin with NAME.raw, a tar becomes the directory NAME [default: the file name in the URL
+    /// without its suffixes]
     name: Option<String>,
 
     /// How to verify the download as a whole: by sums that are signed (signature), by sums alone (checksum, against
@@ -43,6 +50,10 @@ pub(super) struct Arguments {
     /// Go on to block devices; pulling without it is not there yet
     #[arg(long)]
     attach: bool,
+
+    /// Make the device nodes that are in a tar, instead of refusing it
+    #[arg(long)]
+    device_nodes: bool,
 
     /// Show what would be attached, from parts of the image that the server is asked for; attach nothing
     #[arg(long)]
@@ -96,34 +107,26 @@ impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
         let usage = |text: &str| Err(Failure::Operation(OperationError::Usage(text.to_owned())));
         if self.kind == Kind::Tar {
-            return usage("pulling a tar: not there yet: expected 'raw'");
+            if self.attach {
+                return usage("pulling a tar: it becomes a directory and no devices: leave out --attach");
+            }
+            if self.dry_run {
+                return usage(
+                    "pulling a tar: what is in it shows only when it is unpacked: leave out --dry-run",
+                );
+            }
+            return self.run_tar(context);
+        }
+        if self.device_nodes {
+            return usage(
+                "pulling a raw image: device nodes are made from a tar alone: leave out --device-nodes",
+            );
         }
         if !self.attach {
             return usage("pulling without attaching: not there yet: expected --attach");
         }
-        let url = parse_url(&self.url)?;
-        let name = match &self.name {
-            Some(name) => name.clone(),
-            None => name_of_url(&url)?,
-        };
         let trust = self.trust.load(context)?;
-        let policy = self.policy.given_or("@verified-boot")?;
-        let request = PullRequest {
-            url,
-            name,
-            directory: self.image_root,
-            policy,
-            verify: self.verify,
-            keyrings: self.keyring,
-            ca_certificates: self.ca_certificate,
-            patience: Patience {
-                retries: self.retries,
-                connect: seconds(self.connect_timeout),
-                stall: seconds(self.stall_timeout),
-                total: self.timeout.map(seconds),
-            },
-            guard: self.guard.options(),
-        };
+        let request = self.request(self.policy.given_or("@verified-boot")?)?;
         let output = if self.dry_run {
             let (reference, plan) = plan_pull(&request, &trust, &context.observer, &context.cancel)?;
             planned(self.json.json, &reference, &plan)
@@ -132,6 +135,41 @@ impl Arguments {
             attached(self.json.json, &Listed::of_attached(made.record))
         };
         io::stdout().write_all(output.as_bytes())?;
+        Ok(Status::Done)
+    }
+
+    fn request(&self, policy: RequestedPolicy) -> Result<PullRequest, OperationError> {
+        let url = parse_url(&self.url)?;
+        let name = match (&self.name, self.kind) {
+            (Some(name), _) => name.clone(),
+            (None, Kind::Raw) => name_of_url(&url)?,
+            (None, Kind::Tar) => tree_name_of_url(&url)?,
+        };
+        Ok(PullRequest {
+            url,
+            name,
+            directory: self.image_root.clone(),
+            policy,
+            verify: self.verify,
+            keyrings: self.keyring.clone(),
+            ca_certificates: self.ca_certificate.clone(),
+            patience: Patience {
+                retries: self.retries,
+                connect: seconds(self.connect_timeout),
+                stall: seconds(self.stall_timeout),
+                total: self.timeout.map(seconds),
+            },
+            guard: self.guard.options(),
+        })
+    }
+
+    fn run_tar(self, context: &Context) -> Result<Status, Failure> {
+        let trust = self.trust.load(context)?;
+        let policy = self.policy.given()?;
+        let pull = self.request(self.policy.given_or("*")?)?;
+        let request = TarRequest { pull, policy, device_nodes: self.device_nodes };
+        let record = pull_tar(&request, &trust, &context.observer, &context.cancel)?;
+        io::stdout().write_all(unpacked(self.json.json, &record).as_bytes())?;
         Ok(Status::Done)
     }
 }

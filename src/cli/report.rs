@@ -262,6 +262,12 @@ pub(super) fn attached(json: Json, listed: &Listed) -> String {
     json.render(&listed_json(listed)).unwrap_or_else(|| paths_text(&listed.record))
 }
 
+/// What was unpacked: the record, or the path of the directory alone.
+pub(super) fn unpacked(json: Json, record: &Record) -> String {
+    let path = record.tree.as_ref().map(|tree| format!("{}\n", tree.path.display()));
+    json.render(&record_json(record)).unwrap_or_else(|| path.unwrap_or_default())
+}
+
 /// What would be attached.
 pub(super) fn planned(json: Json, reference: &LoopReference, plan: &ActivationPlan) -> String {
     let reference = reference.as_str();

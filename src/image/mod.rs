@@ -14,6 +14,7 @@ pub mod policy;
 pub mod presets;
 pub mod reduction;
 pub mod survey;
+pub mod tree;
 pub mod unlocked;
 pub mod whole_disk;
 

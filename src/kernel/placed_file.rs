@@ -8,9 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, fallocate, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::linkat;
+
+use crate::format::units::ByteLength;
 
 use super::memory::reopen_read_only;
 use super::raw::IoctlError;
@@ -169,6 +171,17 @@ fn change_immutable(file: BorrowedFd<'_>, change: fn(u32) -> u32) -> Result<bool
     }
 }
 
+/// Gives back the room of the beginning of a file, which reads as zeros from then on. A file system that cannot do that
+/// keeps it.
+pub fn give_back_beginning(file: &File, length: ByteLength) {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    if let Ok(length) = i64::try_from(length.bytes())
+        && length > 0
+    {
+        let _ = fallocate(file, flags, 0, length);
+    }
+}
+
 /// Whether the name stays in its directory.
 pub(super) fn is_plain_name(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
@@ -219,6 +232,17 @@ mod tests {
             assert!(matches!(error, PlacementError::Name { .. }), "{name:?}: {error}");
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_room_of_a_beginning_is_given_back_and_the_rest_stays() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[1; 3 << 20], 0).unwrap();
+        give_back_beginning(&file, ByteLength::ZERO);
+        give_back_beginning(&file, ByteLength::new(2 << 20));
+        let mut rest = vec![0; 3 << 20];
+        file.read_exact_at(&mut rest, 0).unwrap();
+        assert!(rest[2 << 20..].iter().all(|byte| *byte == 1));
     }
 
     #[test]

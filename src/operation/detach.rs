@@ -19,6 +19,7 @@ use super::fault;
 use super::image_directory::leave;
 use super::observer::Observer;
 use super::record::{FileIdentity, Owner, Placed, Record, RecordStore, State};
+use super::tree;
 use super::umount::unmount_leftovers;
 
 /// What a detach came to.
@@ -135,7 +136,14 @@ fn free(store: &RecordStore, mut record: Record) -> Result<(), OperationError> {
 }
 
 fn is_stale(record: &Record) -> Result<bool, OperationError> {
-    Ok(record.living_owner().is_none() && (!is_standing(record)? || BoundDevices::of(record)?.is_empty()))
+    if record.living_owner().is_some() {
+        return Ok(false);
+    }
+    let is_gone = match &record.tree {
+        Some(tree) => !tree::is_there(tree)?,
+        None => BoundDevices::of(record)?.is_empty(),
+    };
+    Ok(is_gone || !is_standing(record)?)
 }
 
 /// Whether an attachment may be used: it is ready, and either complete or, while its owner is still at work or died at
@@ -205,6 +213,9 @@ fn take_down(store: &RecordStore, mut record: Record) -> Result<(), OperationErr
         let problem = format!("{path} is in use ({holders}): release it first");
         return Err(OperationError::state("detaching", &record.reference, problem));
     }
+    if let Some(tree) = &record.tree {
+        tree::refuse_used(tree)?;
+    }
     fault::point("detach:before")?;
     let before = record.clone();
     record.state = State::Stopping;
@@ -235,6 +246,9 @@ pub(super) fn finish(
 ) -> Result<(), OperationError> {
     remove_runtime_rules(&record.reference)?;
     wait_for_udev(&gone.numbers());
+    if let Some(tree) = &record.tree {
+        tree::remove(tree)?;
+    }
     if let Some(placed) = &record.placed {
         remove_placed(store, &record.reference, placed)?;
         fault::point("detach:placed")?;

@@ -90,6 +90,15 @@ pub enum OperationError {
         #[source]
         source: FetchError,
     },
+    /// An archive is not unpacked, because of what it is.
+    #[error("unpacking '{archive}'")]
+    Archive {
+        /// Which one.
+        archive: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A signal arrived.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -142,7 +151,8 @@ impl OperationError {
             Self::Malformed { .. }
             | Self::Refused { .. }
             | Self::Integrity { .. }
-            | Self::Unverified { .. } => true,
+            | Self::Unverified { .. }
+            | Self::Archive { .. } => true,
             // That there is too little room is not its fault.
             Self::Compressed { source, .. } => {
                 !matches!(source, DecompressError::TooLarge { .. } | DecompressError::Memory { .. })

@@ -28,6 +28,7 @@ pub mod seal;
 mod search_path;
 pub mod source;
 mod tool;
+mod tree;
 pub mod trust_store;
 pub mod umount;
 pub mod unlock;

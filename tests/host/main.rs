@@ -22,12 +22,15 @@ mod loop_devices;
 mod mount;
 mod pull;
 mod pull_directory;
+mod pull_tar;
 mod pull_verification;
 mod repart;
 mod repart_images;
 mod rules_syntax;
 mod seal;
 mod self_test;
+#[path = "../support/tar_builder.rs"]
+mod tar_builder;
 mod udev_links;
 mod whole_disk;
 
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
             faults::TESTS,
             pull::TESTS,
             pull_directory::TESTS,
+            pull_tar::TESTS,
             pull_verification::TESTS,
             whole_disk::TESTS,
             mount::TESTS,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use nix::sys::statvfs::fstatvfs;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::{MountError, is_mount_point, proc_path};
 use crate::format::units::ByteLength;
@@ -147,6 +147,26 @@ pub fn resize_tmpfs(directory: &Path, root: BorrowedFd<'_>, size: ByteLength) ->
     let options = format!("size={size}");
     mount(None::<&str>, &proc_path(root), None::<&str>, flags, Some(options.as_str()))
         .map_err(|errno| MountError::Resizing { directory: directory.to_owned(), source: errno.into() })
+}
+
+/// Lets our own tmpfs take as many files as a tree may have for each byte of room, instead of a few images.
+///
+/// # Errors
+/// [`MountError::Resizing`].
+pub fn allow_tree(directory: &Path, root: BorrowedFd<'_>, files: u64) -> Result<(), MountError> {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = format!("nr_inodes={files}");
+    mount(None::<&str>, &proc_path(root), None::<&str>, flags, Some(options.as_str()))
+        .map_err(|errno| MountError::Resizing { directory: directory.to_owned(), source: errno.into() })
+}
+
+/// Whether programs and device nodes on the mount of a file or directory lend nobody any rights.
+///
+/// # Errors
+/// [`MountError::Statistics`].
+pub fn lends_no_rights(file: BorrowedFd<'_>) -> Result<bool, MountError> {
+    let statistics = fstatvfs(file).map_err(|errno| MountError::Statistics(errno.into()))?;
+    Ok(statistics.flags().contains(FsFlags::ST_NOSUID | FsFlags::ST_NODEV))
 }
 
 /// How much can be written to the file system of a file or directory.

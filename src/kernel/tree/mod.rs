@@ -11,8 +11,8 @@ mod remove;
 mod users;
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -25,6 +25,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, makedev, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use crate::format::tar::{Attributes, Kind, LinkTarget, Member, MemberPath};
+use crate::kernel::mount::proc_path;
 
 use attributes::{Target, Unsupported, apply};
 
@@ -450,6 +451,20 @@ pub fn rename_tree(
 ) -> Result<(), TreeError> {
     renameat2(from, name, to, new, RenameFlags::RENAME_NOREPLACE)
         .map_err(TreeError::system("giving a tree the name", &new.to_string_lossy()))
+}
+
+/// The name of the only entry of a directory, where that is a directory.
+///
+/// # Errors
+/// [`TreeError::System`].
+pub fn only_directory(root: BorrowedFd<'_>) -> Result<Option<OsString>, TreeError> {
+    let listing = |source| TreeError::System { doing: "listing", path: "./".to_owned(), source };
+    let mut entries = fs::read_dir(proc_path(root)).map_err(listing)?;
+    let (Some(first), None) = (entries.next(), entries.next()) else {
+        return Ok(None);
+    };
+    let first = first.map_err(listing)?;
+    Ok(first.file_type().map_err(listing)?.is_dir().then(|| first.file_name()))
 }
 
 /// Whether a file lies in a tree, found as a system that has it as its root would find it.

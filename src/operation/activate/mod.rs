@@ -8,6 +8,7 @@ mod links;
 mod making;
 mod names;
 mod sharing;
+mod unpacked;
 mod whole_disk;
 
 use std::cell::RefCell;
@@ -36,6 +37,7 @@ use super::record::{
     FileIdentity, ImageIdentity, MapperTarget, Placed, Record, RecordStore, RecordedDevice, RecordedLoop,
     RecordedMapper, RecordedMount, State,
 };
+use super::tree;
 use super::unlock::Keys;
 use super::whole_disk::release_partitions;
 
@@ -243,6 +245,9 @@ impl Reservation {
             Err(error) => failures.push(error),
         }
         wait_for_udev(&numbers);
+        if let Some(tree) = &self.record.tree {
+            failures.extend(tree::remove(tree).err());
+        }
         if let Some(placed) = &self.record.placed {
             let removed = self
                 .store

@@ -97,6 +97,9 @@ impl<'a> Download<'a> {
     }
 }
 
+/// What is said where a download begins anew.
+pub(super) const ANEW: &str = "the server could not go on where it broke off: the download begins anew";
+
 /// What is said of a failure after which the transfer goes on.
 pub(super) fn tell(observer: &dyn Observer, setback: &Setback<'_>) {
     let Setback { error, delay, left } = setback;

@@ -36,10 +36,12 @@ mod remote;
 mod room;
 mod sparse;
 mod stream;
+mod unpack;
 pub mod verification;
 mod workers;
 
-pub use name::{name_of_url, parse_url, reference_of};
+pub use name::{name_of_url, parse_url, reference_of, tree_name_of_url};
+pub use unpack::{TarRequest, pull_tar};
 
 use download::{Download, tell};
 use place::verify_and_link;
@@ -138,9 +140,7 @@ pub fn pull(
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
     let (size, mut hints) = preflight(request, &verification, trust, cancel)?;
-    let origin = Origin::Http(request.url.clone());
-    let transfer = Transfer::open(&client, &origin, &|setback| tell(observer, setback))
-        .map_err(|error| fetching(&request.url, cancel, error))?;
+    let transfer = open(&client, request, observer, cancel)?;
     let with_digest = verification.expected().digest().is_some();
     // They are of this file or of none: the digests of a larger one would cost memory for nothing.
     if transfer.total() != Some(size.bytes()) {
@@ -166,6 +166,18 @@ pub fn pull(
             .make_permanent(observer, cancel),
         Err(cause) => Err(reservation.undo(cause)),
     }
+}
+
+/// Asks for the file, time and again where that helps.
+fn open(
+    client: &HttpClient,
+    request: &PullRequest,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Transfer, OperationError> {
+    let origin = Origin::Http(request.url.clone());
+    Transfer::open(client, &origin, &|setback| tell(observer, setback))
+        .map_err(|error| fetching(&request.url, cancel, error))
 }
 
 /// What the download is to be compared with. Says who vouches for it.

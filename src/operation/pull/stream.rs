@@ -29,7 +29,7 @@ use crate::operation::leaves::{EarlyLeaves, LeafHint};
 use crate::operation::observer::Observer;
 use crate::trust::download::DownloadDigest;
 
-use super::download::Download;
+use super::download::{ANEW, Download};
 use super::workers::Sink;
 
 /// An image that has arrived and has no name yet.
@@ -80,7 +80,7 @@ pub(super) fn receive(
         if result.is_ok() || !download.begins_anew() {
             return result;
         }
-        observer.note("the server could not go on where it broke off: the download begins anew");
+        observer.note(ANEW);
     }
 }
 

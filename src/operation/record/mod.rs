@@ -51,6 +51,23 @@ pub struct Record {
     /// For an image that is attached as one disk, of which nothing is verified: its partitions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub whole_disk: Option<WholeDisk>,
+    /// For an archive that was unpacked: the tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<RecordedTree>,
+}
+
+/// A tree of files that was unpacked, and goes with everything in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedTree {
+    /// Where it is once it is complete.
+    pub path: PathBuf,
+    /// Where it is while it is unpacked or removed: a name of our own, which root alone can enter.
+    pub hidden: PathBuf,
+    /// Which directory it is; absent until it is about to get its name. Whatever else has the name is not ours to remove.
+    pub directory: Option<FileIdentity>,
+    /// Who vouches for what was downloaded; absent where nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authenticated: Option<String>,
 }
 
 /// What an image that is attached as one disk has beside the disk.
@@ -274,6 +291,7 @@ impl Record {
             devices: Vec::new(),
             mounts: Vec::new(),
             whole_disk: None,
+            tree: None,
         })
     }
 
