@@ -1,7 +1,7 @@
 //! A file from its first byte to its last, whatever happens on the way.
 //!
 //! A transfer that breaks off is taken up again: where it broke off if the server still has the same version and sends
-//! just the rest ([`super::resume`]), else from the beginning, which whoever takes the bytes is told. What another attempt
+//! just the rest (`resume.rs`), else from the beginning, which whoever takes the bytes is told. What another attempt
 //! would not change is not tried again.
 
 use std::io::{self, Read};

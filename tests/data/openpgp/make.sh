@@ -14,7 +14,8 @@ rm -f ./*.pgp ./*.sig ./*.asc
 at() {
     local date=$1 home=$homes/$2
     shift 2
-    mkdir -p -m 700 "$home"
+    mkdir -p "$home"
+    chmod 700 "$home"
     gpg --homedir "$home" --no-options --batch --quiet --yes --pinentry-mode loopback --passphrase '' \
         --faked-system-time "$date!" --trust-model always --no-auto-check-trustdb "$@"
 }
