@@ -139,7 +139,7 @@ pub fn pull(
     }
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
-    let (size, mut hints) = preflight(request, &verification, trust, cancel)?;
+    let (size, mut hints) = preflight(&client, request, &verification, trust, cancel)?;
     let transfer = open(&client, request, observer, cancel)?;
     let with_digest = verification.expected().digest().is_some();
     // They are of this file or of none: the digests of a larger one would cost memory for nothing.
@@ -205,14 +205,14 @@ fn prepare(
 /// What would refuse the image, if it is the one that the parts are of: it need not come at all. Where somebody vouches
 /// for the download as a whole that cannot be known before.
 fn preflight(
+    client: &HttpClient,
     request: &PullRequest,
     verification: &Verification,
     trust: &TrustStore,
     cancel: &Cancel,
 ) -> Result<(ByteLength, Vec<LeafHint>), OperationError> {
     let nothing = || (ByteLength::ZERO, Vec::new());
-    let client = client(request, cancel);
-    let Ok(reader) = RangeReader::open(&client, &request.url) else {
+    let Ok(reader) = RangeReader::open(client, &request.url) else {
         return Ok(nothing());
     };
     if Encoding::recognise(reader.beginning()) != Encoding::Raw {

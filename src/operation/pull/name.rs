@@ -26,17 +26,7 @@ pub fn parse_url(text: &str) -> Result<ImageUrl, OperationError> {
 /// # Errors
 /// [`OperationError::Usage`] where nothing is left.
 pub fn name_of_url(url: &ImageUrl) -> Result<String, OperationError> {
-    let file = url.file_name().unwrap_or_default();
-    let mut name = file.as_str();
-    while let Some(shorter) = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)) {
-        name = shorter;
-    }
-    if name.is_empty() {
-        return Err(OperationError::Usage(format!(
-            "naming the image of '{url}': the URL has no file name: give a NAME"
-        )));
-    }
-    Ok(name.to_owned())
+    stem_of(url, &SUFFIXES, "the image of")
 }
 
 /// The local name that the URL of an archive gives: its last component without the suffixes of archives.
@@ -44,14 +34,20 @@ pub fn name_of_url(url: &ImageUrl) -> Result<String, OperationError> {
 /// # Errors
 /// [`OperationError::Usage`] where nothing is left.
 pub fn tree_name_of_url(url: &ImageUrl) -> Result<String, OperationError> {
+    stem_of(url, &TREE_SUFFIXES, "the directory for")
+}
+
+/// What is left of the last component of a URL without any of these suffixes at its end; `naming` says of what that is
+/// to be the name.
+fn stem_of(url: &ImageUrl, suffixes: &[&str], naming: &str) -> Result<String, OperationError> {
     let file = url.file_name().unwrap_or_default();
     let mut name = file.as_str();
-    while let Some(shorter) = TREE_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)) {
+    while let Some(shorter) = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)) {
         name = shorter;
     }
     if name.is_empty() {
         return Err(OperationError::Usage(format!(
-            "naming the directory for '{url}': the URL has no file name: give a NAME"
+            "naming {naming} '{url}': the URL has no file name: give a NAME"
         )));
     }
     Ok(name.to_owned())
