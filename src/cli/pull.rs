@@ -1,4 +1,4 @@
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::image::presets::RequestedPolicy;
 use crate::operation::error::OperationError;
 use crate::operation::list::Listed;
 use crate::operation::pull::{
-    DEFAULT_DIRECTORY, Patience, PullRequest, TarRequest, name_of_url, parse_url, plan_pull, pull, pull_tar,
-    tree_name_of_url,
+    DEFAULT_DIRECTORY, Patience, PullRequest, TarRequest, name_of, parse_origin, plan_pull, pull, pull_tar,
+    tree_name_of,
 };
 
 use super::options::{GuardOption, JsonOption, PolicyOption, TrustOptions};
@@ -31,11 +31,11 @@ pub(super) struct Arguments {
     #[arg(value_enum)]
     kind: Kind,
 
-    /// From where: http or https
+    /// From where: an http or https URL, a file (file:///PATH), or - for standard input
     url: String,
 
     /// The local name: links begin with NAME.raw, a tar becomes the directory NAME [default: the file name in the URL
-    /// without its suffixes]
+    /// without its suffixes; standard input has none]
     name: Option<String>,
 
     /// How to verify the download as a whole: by sums that are signed (signature), by sums alone (checksum, against
@@ -139,11 +139,17 @@ impl Arguments {
     }
 
     fn request(&self, policy: RequestedPolicy) -> Result<PullRequest, OperationError> {
-        let url = parse_url(&self.url)?;
+        let standard_input = io::stdin();
+        if self.url == "-" && standard_input.is_terminal() {
+            let problem =
+                "pulling standard input: expected an image, found a terminal: redirect it, or give a URL";
+            return Err(OperationError::Usage(problem.to_owned()));
+        }
+        let url = parse_origin(&self.url, standard_input)?;
         let name = match (&self.name, self.kind) {
             (Some(name), _) => name.clone(),
-            (None, Kind::Raw) => name_of_url(&url)?,
-            (None, Kind::Tar) => tree_name_of_url(&url)?,
+            (None, Kind::Raw) => name_of(&url)?,
+            (None, Kind::Tar) => tree_name_of(&url)?,
         };
         Ok(PullRequest {
             url,

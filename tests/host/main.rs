@@ -22,6 +22,7 @@ mod loop_devices;
 mod mount;
 mod pull;
 mod pull_directory;
+mod pull_sources;
 mod pull_tar;
 mod pull_verification;
 mod repart;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             faults::TESTS,
             pull::TESTS,
             pull_directory::TESTS,
+            pull_sources::TESTS,
             pull_tar::TESTS,
             pull_verification::TESTS,
             whole_disk::TESTS,

@@ -230,7 +230,8 @@ impl Images {
         command
     }
 
-    fn certificate(&self) -> String {
+    /// The option that names the certificate of the good key.
+    pub(crate) fn certificate(&self) -> String {
         format!("--certificate={}", self.directory.path().join("good.crt").display())
     }
 }

@@ -44,7 +44,8 @@ fn pull(server: &HttpServer, place: &Place, verify: &str) -> Command {
     command
 }
 
-fn good() -> Vec<u8> {
+/// An archive that is taken.
+pub(crate) fn good_archive() -> Vec<u8> {
     TarBuilder::new()
         .directory("os/")
         .directory("os/etc/")
@@ -56,7 +57,7 @@ fn good() -> Vec<u8> {
 }
 
 fn an_archive_becomes_a_directory_and_goes_with_it() {
-    let (server, place) = (serve(good()), Place::new());
+    let (server, place) = (serve(good_archive()), Place::new());
     let before = MachineState::now();
     let printed = succeed(&mut pull(&server, &place, "--verify=no"));
     let tree = place.path().join("tree-under-test");
@@ -76,7 +77,7 @@ fn every_attack_is_refused_by_name_and_leaves_nothing() {
     let place = Place::new();
     let device = Entry { device: (1, 3), ..Entry::new("null", b'3') };
     let long = [b'n'; 100_000];
-    let mut cut = good();
+    let mut cut = good_archive();
     cut.truncate(cut.len() - 512);
     for (archive, words) in [
         (TarBuilder::new().file("/etc/x", b"").finish(), "absolute path '/etc/x'"),
@@ -103,7 +104,7 @@ fn every_attack_is_refused_by_name_and_leaves_nothing() {
         refused(&mut pull(&serve(archive), &place, "--verify=no"), 3, words);
         assert!(place.is_gone(), "{words}");
     }
-    let server = serve(good());
+    let server = serve(good_archive());
     refused(&mut pull(&server, &place, &format!("--verify={}", "0".repeat(64))), 3, "another download");
     let mut strict = pull(&server, &place, "--verify=no");
     refused(
@@ -114,7 +115,7 @@ fn every_attack_is_refused_by_name_and_leaves_nothing() {
 }
 
 fn a_fault_at_any_step_leaves_nothing() {
-    let (server, place) = (serve(good()), Place::new());
+    let (server, place) = (serve(good_archive()), Place::new());
     let before = MachineState::now();
     let points = ["tree-recorded", "tree-made", "unpacked", "tree-named", "tree-placed"];
     for (point, (fault, status)) in

@@ -13,7 +13,7 @@ use crate::http_server::{Answer, HttpServer};
 use crate::pull::{Images, Place, detach, refused};
 use crate::repart::succeed;
 
-const NEEDS: &[Need] = &[
+pub(crate) const NEEDS: &[Need] = &[
     Need::Root,
     Need::LoopDevices,
     Need::FileSystem("tmpfs"),
@@ -38,17 +38,17 @@ pub(crate) const TESTS: &[HostTest] = &[
 ];
 
 /// Somebody with a key.
-struct Publisher(TempDir);
+pub(crate) struct Publisher(TempDir);
 
 impl Publisher {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let publisher = Self(tempfile::tempdir().unwrap());
         publisher.gpg(&["--passphrase", "", "--quick-generate-key", name, "ed25519", "sign", "never"]);
         publisher.gpg(&["--output", "key.pgp", "--export"]);
         publisher
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
@@ -58,12 +58,12 @@ impl Publisher {
         succeed(command.current_dir(self.path()));
     }
 
-    fn keyring(&self) -> String {
+    pub(crate) fn keyring(&self) -> String {
         format!("--keyring={}", self.path().join("key.pgp").display())
     }
 
     /// The sums of this image as `image.raw`, and a signature over them.
-    fn publish(&self, image: &[u8]) -> (Arc<[u8]>, Arc<[u8]>) {
+    pub(crate) fn publish(&self, image: &[u8]) -> (Arc<[u8]>, Arc<[u8]>) {
         fs::write(self.path().join("image.raw"), image).unwrap();
         let sums = succeed(Command::new("sha256sum").arg("image.raw").current_dir(self.path()));
         fs::write(self.path().join("SHA256SUMS"), &sums).unwrap();

@@ -433,7 +433,10 @@ fn pull_asks_for_what_is_not_there_yet_and_never_falls_back_to_no() {
         (format!("pull raw {url} --attach --verify=no --device-nodes"), &["leave out --device-nodes"]),
         (format!("pull raw {url} --verify=no"), &["expected --attach"]),
         ("pull raw ftp://127.0.0.1/image.raw --attach --verify=no".to_owned(), &["ftp"]),
-        ("pull raw file:///etc/passwd --attach --verify=no".to_owned(), &["file"]),
+        ("pull raw file:passwd --attach --verify=no".to_owned(), &["file:passwd"]),
+        ("pull raw - --attach --verify=no".to_owned(), &["'standard input'", "give a NAME"]),
+        ("pull raw - image --attach".to_owned(), &["'standard input'", "--verify=HEX"]),
+        ("pull raw - image --attach --verify=checksum".to_owned(), &["'standard input'", "--verify=HEX"]),
         ("pull raw nonsense --attach --verify=no".to_owned(), &["nonsense"]),
         (format!("pull raw {url} ../name --attach --verify=no"), &["../name"]),
     ] {

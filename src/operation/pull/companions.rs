@@ -39,10 +39,10 @@ pub enum CompanionFault {
     #[error("it was demanded, and is not in the sums of the image: have them list it, or do without it")]
     NotListed,
     /// It was demanded, and the server does not have it.
-    #[error("it was demanded, and was not found (HTTP 404)")]
+    #[error("it was demanded, and was not found")]
     Missing,
     /// It is in the sums, and the server does not have it.
-    #[error("it is in the sums of the image, and was not found (HTTP 404)")]
+    #[error("it is in the sums of the image, and was not found")]
     ListedAndMissing,
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read};
 
 use crate::fetch::download::{Arrival, Chunk, Download as Transfer, Setback};
 use crate::fetch::error::FetchError;
-use crate::fetch::url::ImageUrl;
+use crate::fetch::origin::Origin;
 use crate::format::units::ByteLength;
 use crate::operation::cancel::Cancel;
 use crate::operation::error::OperationError;
@@ -26,7 +26,7 @@ pub(super) struct Download<'a> {
     position: usize,
     hasher: Option<DownloadHasher>,
     is_broken: bool,
-    url: &'a ImageUrl,
+    url: &'a Origin,
     observer: &'a dyn Observer,
     cancel: &'a Cancel,
 }
@@ -43,7 +43,7 @@ impl<'a> Download<'a> {
     pub(super) fn new(
         transfer: Transfer,
         with_digest: bool,
-        url: &'a ImageUrl,
+        url: &'a Origin,
         observer: &'a dyn Observer,
         cancel: &'a Cancel,
     ) -> Self {

@@ -7,9 +7,6 @@ use std::time::Duration;
 use crate::fetch::client::HttpClient;
 use crate::fetch::download::Download as Transfer;
 use crate::fetch::origin::Origin;
-use crate::fetch::range::RangeReader;
-use crate::fetch::url::ImageUrl;
-use crate::format::compression::Encoding;
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::ByteLength;
 use crate::format::verification_mode::VerificationMode;
@@ -40,12 +37,12 @@ mod unpack;
 pub mod verification;
 mod workers;
 
-pub use name::{name_of_url, parse_url, reference_of, tree_name_of_url};
+pub use name::{name_of, parse_origin, reference_of, tree_name_of};
 pub use unpack::{TarRequest, pull_tar};
 
 use download::{Download, tell};
 use place::verify_and_link;
-use remote::{RemoteImage, client, fetching};
+use remote::{client, fetching, look, look_at_raw};
 use room::room_for;
 use stream::{Place, receive};
 use verification::{FilesBeside, Verification};
@@ -57,7 +54,7 @@ pub const DEFAULT_DIRECTORY: &str = "/run/machines";
 #[derive(Debug)]
 pub struct PullRequest {
     /// From where.
-    pub url: ImageUrl,
+    pub url: Origin,
     /// The local name, without `.raw`.
     pub name: String,
     /// Where the file is placed.
@@ -103,10 +100,8 @@ pub fn plan_pull(
     let reference = reference_of(&request.name)?;
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
-    let reader =
-        RangeReader::open(&client, &request.url).map_err(|error| fetching(&request.url, cancel, error))?;
-    let source = RemoteImage::new(&request.url, reader, cancel);
-    let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel);
+    let source = look(&client, &request.url, cancel)?;
+    let plan = plan(&*source, trust, &request.policy, Access::ReadOnly, cancel);
     if matches!(plan, Err(OperationError::Refused { .. })) && verification.expected().vouched_by().is_some() {
         observer.note(
             "somebody vouches for the download as a whole; that does not count here, for the whole is not there",
@@ -175,8 +170,7 @@ fn open(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Transfer, OperationError> {
-    let origin = Origin::Http(request.url.clone());
-    Transfer::open(client, &origin, &|setback| tell(observer, setback))
+    Transfer::open(client, &request.url, &|setback| tell(observer, setback))
         .map_err(|error| fetching(&request.url, cancel, error))
 }
 
@@ -188,8 +182,7 @@ fn prepare(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Verification, OperationError> {
-    let image = Origin::Http(request.url.clone());
-    let files = FilesBeside { client, image: &image, observer, cancel };
+    let files = FilesBeside { client, image: &request.url, observer, cancel };
     let keyrings = || keyring_store::load(&request.keyrings, observer);
     let verification = Verification::prepare(request.verify, &files, keyrings, trust.time())?;
     if let Some(by) = verification.expected().vouched_by() {
@@ -212,15 +205,11 @@ fn preflight(
     cancel: &Cancel,
 ) -> Result<(ByteLength, Vec<LeafHint>), OperationError> {
     let nothing = || (ByteLength::ZERO, Vec::new());
-    let Ok(reader) = RangeReader::open(client, &request.url) else {
+    let Some(source) = look_at_raw(client, &request.url, cancel) else {
         return Ok(nothing());
     };
-    if Encoding::recognise(reader.beginning()) != Encoding::Raw {
-        return Ok(nothing());
-    }
-    let size = reader.total();
-    let source = RemoteImage::new(&request.url, reader, cancel);
-    match plan(&source, trust, &request.policy, Access::ReadOnly, cancel) {
+    let size = source.size();
+    match plan(&*source, trust, &request.policy, Access::ReadOnly, cancel) {
         Ok(plan) => Ok((size, LeafHint::of_plan(&plan))),
         Err(error) if error.is_about_the_image() && verification.expected().vouched_by().is_none() => {
             Err(error)

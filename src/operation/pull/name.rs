@@ -1,6 +1,8 @@
-//! The URL as the user gives it, and the names that follow from it.
+//! The origin as the user gives it, and the names that follow from it.
 
-use crate::fetch::url::ImageUrl;
+use std::io::Read;
+
+use crate::fetch::origin::Origin;
 use crate::format::loop_reference::LoopReference;
 
 use crate::operation::error::OperationError;
@@ -13,41 +15,44 @@ const SUFFIXES: [&str; 10] =
 const TREE_SUFFIXES: [&str; 12] =
     [".tar", ".gz", ".xz", ".zst", ".bz2", ".lz4", ".tgz", ".txz", ".tzst", ".tbz2", ".tbz", ".tlz4"];
 
-/// Reads a URL as the user gives it.
+/// Reads where an image comes from as the user gives it: an http, https or `file:` URL, or `-` for `standard_input`.
 ///
 /// # Errors
-/// [`OperationError::Usage`] where it is not one, or not of http or https.
-pub fn parse_url(text: &str) -> Result<ImageUrl, OperationError> {
-    ImageUrl::parse(text).map_err(|error| OperationError::Usage(error.to_string()))
+/// [`OperationError::Usage`] where it is none of these.
+pub fn parse_origin(
+    text: &str,
+    standard_input: impl Read + Send + 'static,
+) -> Result<Origin, OperationError> {
+    Origin::parse(text, standard_input).map_err(|error| OperationError::Usage(error.to_string()))
 }
 
-/// The local name that a URL gives: its last component without the suffixes of images.
-///
-/// # Errors
-/// [`OperationError::Usage`] where nothing is left.
-pub fn name_of_url(url: &ImageUrl) -> Result<String, OperationError> {
-    stem_of(url, &SUFFIXES, "the image of")
-}
-
-/// The local name that the URL of an archive gives: its last component without the suffixes of archives.
+/// The local name that an origin gives: its last component without the suffixes of images.
 ///
 /// # Errors
 /// [`OperationError::Usage`] where nothing is left.
-pub fn tree_name_of_url(url: &ImageUrl) -> Result<String, OperationError> {
-    stem_of(url, &TREE_SUFFIXES, "the directory for")
+pub fn name_of(origin: &Origin) -> Result<String, OperationError> {
+    stem_of(origin, &SUFFIXES, "the image of")
 }
 
-/// What is left of the last component of a URL without any of these suffixes at its end; `naming` says of what that is
+/// The local name that the origin of an archive gives: its last component without the suffixes of archives.
+///
+/// # Errors
+/// [`OperationError::Usage`] where nothing is left.
+pub fn tree_name_of(origin: &Origin) -> Result<String, OperationError> {
+    stem_of(origin, &TREE_SUFFIXES, "the directory for")
+}
+
+/// What is left of the last component of an origin without any of these suffixes at its end; `naming` says of what that is
 /// to be the name.
-fn stem_of(url: &ImageUrl, suffixes: &[&str], naming: &str) -> Result<String, OperationError> {
-    let file = url.file_name().unwrap_or_default();
+fn stem_of(origin: &Origin, suffixes: &[&str], naming: &str) -> Result<String, OperationError> {
+    let file = origin.file_name().unwrap_or_default();
     let mut name = file.as_str();
     while let Some(shorter) = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)) {
         name = shorter;
     }
     if name.is_empty() {
         return Err(OperationError::Usage(format!(
-            "naming {naming} '{url}': the URL has no file name: give a NAME"
+            "naming {naming} '{origin}': it has no file name: give a NAME"
         )));
     }
     Ok(name.to_owned())
@@ -65,6 +70,8 @@ pub fn reference_of(name: &str) -> Result<LoopReference, OperationError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]
@@ -73,12 +80,13 @@ mod tests {
             ("http://h/debian-12.tar", "debian-12"),
             ("http://h/debian-12.tar.zst?x=1", "debian-12"),
             ("https://h/a/debian.tgz", "debian"),
+            ("file:///srv/debian.tar.xz", "debian"),
             ("http://h/plain", "plain"),
         ] {
-            assert_eq!(tree_name_of_url(&parse_url(url).unwrap()).unwrap(), name, "{url}");
+            assert_eq!(tree_name_of(&parse_origin(url, io::empty()).unwrap()).unwrap(), name, "{url}");
         }
-        for url in ["http://h/", "http://h/.tar.gz"] {
-            assert!(tree_name_of_url(&parse_url(url).unwrap()).is_err(), "{url}");
+        for url in ["http://h/", "http://h/.tar.gz", "file:///", "-"] {
+            assert!(tree_name_of(&parse_origin(url, io::empty()).unwrap()).is_err(), "{url}");
         }
     }
 }

@@ -1,19 +1,21 @@
-//! What a server is asked with, and an image on it that is read in parts.
+//! What a server is asked with, and an image that is looked at before it comes.
 
 use std::sync::Mutex;
 
 use crate::fetch::certificates::CertificateAuthorities;
 use crate::fetch::client::{Cancellation, HttpClient, HttpOptions};
 use crate::fetch::error::FetchError;
+use crate::fetch::origin::Origin;
 use crate::fetch::range::RangeReader;
 use crate::fetch::retry::RetryOptions;
 use crate::fetch::url::ImageUrl;
+use crate::format::compression::{BEGINNING, Encoding};
 use crate::format::units::{ByteLength, Extent};
 
 use super::PullRequest;
 use crate::operation::cancel::Cancel;
 use crate::operation::error::OperationError;
-use crate::operation::source::ImageSource;
+use crate::operation::source::{ImageFile, ImageSource};
 
 /// A client that does as the request and the user say.
 pub(super) fn client(request: &PullRequest, cancel: &Cancel) -> HttpClient {
@@ -42,8 +44,41 @@ pub(super) fn fetching(url: impl ToString, cancel: &Cancel, source: FetchError) 
     }
 }
 
+/// An image that parts can be read from before it comes: on a server that answers requests for parts, or in a file.
+///
+/// # Errors
+/// [`OperationError::Usage`] for a stream, which can be read only once; what the server or the system says.
+pub(super) fn look(
+    client: &HttpClient,
+    origin: &Origin,
+    cancel: &Cancel,
+) -> Result<Box<dyn ImageSource>, OperationError> {
+    match origin {
+        Origin::Http(url) => {
+            let reader = RangeReader::open(client, url).map_err(|error| fetching(origin, cancel, error))?;
+            Ok(Box::new(RemoteImage::new(url, reader, cancel)))
+        }
+        Origin::File(path) => Ok(Box::new(ImageFile::open(path)?)),
+        Origin::Stream(_) => Err(OperationError::Usage(format!(
+            "planning the pull of {origin}: it can be read only once: leave out --dry-run"
+        ))),
+    }
+}
+
+/// As [`look`], where that is possible and the image lies there as it is: neither compressed nor to be converted.
+pub(super) fn look_at_raw(
+    client: &HttpClient,
+    origin: &Origin,
+    cancel: &Cancel,
+) -> Option<Box<dyn ImageSource>> {
+    let source = look(client, origin, cancel).ok()?;
+    let beginning = ByteLength::new(u64::try_from(BEGINNING).ok()?.min(source.size().bytes()));
+    let bytes = source.read(&[Extent::from_beginning(beginning)]).ok()?;
+    (Encoding::recognise(bytes.first()?) == Encoding::Raw).then_some(source)
+}
+
 /// An image on a server that answers requests for parts.
-pub(super) struct RemoteImage {
+struct RemoteImage {
     name: String,
     size: ByteLength,
     reader: Mutex<RangeReader>,
@@ -51,7 +86,7 @@ pub(super) struct RemoteImage {
 }
 
 impl RemoteImage {
-    pub(super) fn new(url: &ImageUrl, reader: RangeReader, cancel: &Cancel) -> Self {
+    fn new(url: &ImageUrl, reader: RangeReader, cancel: &Cancel) -> Self {
         let (name, size) = (url.to_string(), reader.total());
         Self { name, size, reader: Mutex::new(reader), cancel: cancel.clone() }
     }

@@ -1,6 +1,6 @@
 //! The memory for an image: how much there is, and how much of it an image may have.
 
-use crate::fetch::url::ImageUrl;
+use crate::fetch::origin::Origin;
 use crate::format::units::ByteLength;
 use crate::kernel::memory::available_memory;
 
@@ -12,7 +12,7 @@ const TMPFS_SLACK: u64 = 1 << 20;
 const RESERVED_PART: u64 = 8;
 
 /// The size of the tmpfs for an image, if there is memory for it.
-pub(super) fn room_for(total: Option<ByteLength>, url: &ImageUrl) -> Result<ByteLength, OperationError> {
+pub(super) fn room_for(total: Option<ByteLength>, url: &Origin) -> Result<ByteLength, OperationError> {
     let available = available_memory()
         .map_err(|source| OperationError::system("finding the free memory for", url.to_string(), source))?
         .bytes();

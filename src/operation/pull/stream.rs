@@ -19,7 +19,7 @@ use std::os::fd::AsFd;
 use std::thread;
 
 use crate::fetch::decompress::{DecoderLimits, DecompressError, Opened};
-use crate::fetch::url::ImageUrl;
+use crate::fetch::origin::Origin;
 use crate::format::compression::Encoding;
 use crate::format::units::ByteLength;
 use crate::kernel::placed_file::AnonymousFile;
@@ -67,7 +67,7 @@ pub(super) fn receive(
     download: &mut Download<'_>,
     name: &OsStr,
     hints: &[LeafHint],
-    url: &ImageUrl,
+    url: &Origin,
     observer: &dyn Observer,
     mut place: impl FnMut(Option<ByteLength>) -> Result<Place, OperationError>,
 ) -> Result<Arrived, OperationError> {
@@ -89,7 +89,7 @@ fn receive_once<'a>(
     download: &mut Download<'_>,
     name: &OsStr,
     hints: &[LeafHint],
-    url: &ImageUrl,
+    url: &Origin,
     observer: &dyn Observer,
     place: impl FnOnce(Option<ByteLength>) -> Result<&'a mut Place, OperationError>,
 ) -> Result<Arrived, OperationError> {

@@ -185,9 +185,9 @@ impl Verification {
                 (expected, Sums::Unsigned(manifest))
             }
             VerificationMode::Signature => {
+                let name = name_of(files.image)?;
                 // An error of this machine before any of the server's.
                 let keyrings = keyrings()?;
-                let name = name_of(files.image)?;
                 let signed = find_signed_sums(files, &name)?;
                 let (sums, signature) = (files.shown(&signed.sums_name), files.shown(&signed.signature_name));
                 let manifest = VerifiedManifest::verify(&signed.sums, &signed.signature, &keyrings, at)
@@ -256,8 +256,8 @@ pub(super) fn unverified(
 fn name_of(url: &Origin) -> Result<String, OperationError> {
     url.file_name().ok_or_else(|| {
         OperationError::Usage(format!(
-            "verifying the download of '{url}': the URL has no file name that sums could list: verify it by its SHA-256, \
-             --verify=HEX"
+            "verifying the download of '{url}': it has no file name that sums could list: verify it by its SHA-256, \
+             --verify=HEX, or leave it to the policy with --verify=no"
         ))
     })
 }
@@ -307,7 +307,7 @@ fn missing(files: &FilesBeside<'_>, what: &'static str, tried: &[String]) -> Ope
 /// There is nothing beside the image that it could be verified by.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "expected {what} beside it, not found (HTTP 404): {tried}; have the server sign its sums, pin the image with \
+    "expected {what} beside it, not found: {tried}; have whoever offers it sign its sums, pin the image with \
      --verify=SHA256, or leave it to the policy with --verify=no"
 )]
 struct MissingSums {
