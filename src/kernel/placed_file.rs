@@ -82,6 +82,14 @@ impl AnonymousFile {
         Ok(Self { file, directory: File::from(directory) })
     }
 
+    /// Another empty file in the same directory.
+    ///
+    /// # Errors
+    /// As [`Self::create_in`].
+    pub fn create_beside(other: &Self) -> Result<Self, PlacementError> {
+        Self::create_in(other.directory.as_fd())
+    }
+
     /// The descriptor, open for reading and writing.
     #[must_use]
     pub const fn file(&self) -> &File {

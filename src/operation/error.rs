@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::fetch::decompress::DecompressError;
 use crate::fetch::error::FetchError;
+use crate::fetch::qcow2::ConvertError;
 use crate::image::finding::{Finding, is_deceptive};
 use crate::image::plan::Refusal;
 use crate::image::survey::Malformed;
@@ -47,6 +48,15 @@ pub enum OperationError {
         /// What is wrong with it.
         #[source]
         source: DecompressError,
+    },
+    /// What was downloaded is a copy-on-write image that cannot be made a raw one.
+    #[error("converting '{url}'")]
+    CopyOnWrite {
+        /// From where, without credentials.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: ConvertError,
     },
     /// What was downloaded is not what somebody vouches for, or nobody who is trusted does.
     #[error("verifying {object}")]
@@ -156,6 +166,9 @@ impl OperationError {
             // That there is too little room is not its fault.
             Self::Compressed { source, .. } => {
                 !matches!(source, DecompressError::TooLarge { .. } | DecompressError::Memory { .. })
+            }
+            Self::CopyOnWrite { source, .. } => {
+                matches!(source, ConvertError::Cluster { .. } | ConvertError::Format(_))
             }
             Self::Undo { cause, .. } => cause.is_about_the_image(),
             _ => false,

@@ -22,6 +22,7 @@ mod loop_devices;
 mod mount;
 mod pull;
 mod pull_directory;
+mod pull_qcow2;
 mod pull_sources;
 mod pull_tar;
 mod pull_verification;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
             faults::TESTS,
             pull::TESTS,
             pull_directory::TESTS,
+            pull_qcow2::TESTS,
             pull_sources::TESTS,
             pull_tar::TESTS,
             pull_verification::TESTS,

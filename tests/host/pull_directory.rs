@@ -1,7 +1,7 @@
 //! The directory that pulled images lie in: whose it is, when it is used, and when it goes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -50,15 +50,32 @@ pub(crate) const TESTS: &[HostTest] = &[
 ];
 
 /// A tmpfs of the test's own; it goes with its value.
-struct Tmpfs(Place);
+pub(crate) struct Tmpfs(Place);
 
 impl Tmpfs {
-    fn new(size: &str) -> Self {
+    /// A new one of this size in bytes, or with the unit that mount(8) takes.
+    pub(crate) fn new(size: &str) -> Self {
         let place = Place::new();
         fs::create_dir(place.path()).unwrap();
         let options = format!("size={size}");
         succeed(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(place.path()));
         Self(place)
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.0.path()
+    }
+
+    /// The option that places images there.
+    pub(crate) fn option(&self) -> String {
+        self.0.option()
+    }
+
+    /// How many bytes are taken, by files without a name too.
+    pub(crate) fn used(&self) -> u64 {
+        let output = succeed(Command::new("df").args(["--block-size=1", "--output=used"]).arg(self.path()));
+        output.lines().nth(1).unwrap().trim().parse().unwrap()
     }
 }
 
@@ -110,30 +127,30 @@ fn a_tmpfs_of_somebody_else_stays() {
     let images = Images::new();
     let server = serve(&images.good);
     let tmpfs = Tmpfs::new("64M");
-    let option = tmpfs.0.option();
-    fs::write(tmpfs.0.path().join("other"), "other").unwrap();
+    let option = tmpfs.option();
+    fs::write(tmpfs.path().join("other"), "other").unwrap();
     let before = MachineState::now();
     succeed(images.pull(&server.url("/image.raw")).arg(&option));
-    let there = fs::exists(tmpfs.0.path().join("image.raw")).unwrap();
+    let there = fs::exists(tmpfs.path().join("image.raw")).unwrap();
     detach("image.raw");
-    assert!(there && !fs::exists(tmpfs.0.path().join("image.raw")).unwrap());
-    assert_eq!(fs::read(tmpfs.0.path().join("other")).unwrap(), b"other");
+    assert!(there && !fs::exists(tmpfs.path().join("image.raw")).unwrap());
+    assert_eq!(fs::read(tmpfs.path().join("other")).unwrap(), b"other");
     assert_eq!(before.difference(&MachineState::now()), None);
 
     // Also an empty one: nothing is mounted over what somebody has mounted.
-    fs::remove_file(tmpfs.0.path().join("other")).unwrap();
+    fs::remove_file(tmpfs.path().join("other")).unwrap();
     succeed(images.pull(&server.url("/image.raw")).arg(&option));
-    let mounts = mounts_on(&tmpfs.0.path());
+    let mounts = mounts_on(&tmpfs.path());
     detach("image.raw");
-    assert_eq!((mounts, mounts_on(&tmpfs.0.path())), (1, 1));
+    assert_eq!((mounts, mounts_on(&tmpfs.path())), (1, 1));
 
     // One that is too small is said to be, before and without the head's help in the middle.
     let small = Tmpfs::new("256k");
-    refused(images.pull(&server.url("/image.raw")).arg(small.0.option()), 1, "are free there");
+    refused(images.pull(&server.url("/image.raw")).arg(small.option()), 1, "are free there");
     let image = Arc::clone(&images.good);
     let chunked = HttpServer::start(move |_| Answer::bytes(Arc::clone(&image)).chunked(10_000));
-    refused(images.pull(&chunked.url("/image.raw")).arg(small.0.option()), 1, "no room is left");
-    assert_eq!(fs::read_dir(small.0.path()).unwrap().count(), 0);
+    refused(images.pull(&chunked.url("/image.raw")).arg(small.option()), 1, "no room is left");
+    assert_eq!(fs::read_dir(small.path()).unwrap().count(), 0);
 }
 
 fn a_relative_directory_is_found_from_everywhere() {
@@ -149,9 +166,9 @@ fn a_name_that_is_taken_is_refused_before_the_download() {
     let images = Images::new();
     let server = serve(&images.good);
     let tmpfs = Tmpfs::new("64M");
-    let image = tmpfs.0.path().join("image.raw");
+    let image = tmpfs.path().join("image.raw");
     fs::write(&image, "somebody's").unwrap();
-    refused(images.pull(&server.url("/image.raw")).arg(tmpfs.0.option()), 1, "it is there already");
+    refused(images.pull(&server.url("/image.raw")).arg(tmpfs.option()), 1, "it is there already");
     assert!(server.requests().is_empty());
     assert_eq!(fs::read(&image).unwrap(), b"somebody's");
 
@@ -167,14 +184,14 @@ fn a_name_that_is_taken_is_refused_before_the_download() {
 fn a_file_that_came_first_keeps_its_name() {
     let images = Images::new();
     let tmpfs = Tmpfs::new("64M");
-    let target = tmpfs.0.path().join("image.raw");
+    let target = tmpfs.path().join("image.raw");
     // While the image is on its way, somebody takes its name.
     let (image, taken) = (Arc::clone(&images.good), target.clone());
     let server = HttpServer::start(move |_| {
         fs::write(&taken, "somebody's").unwrap();
         Answer::bytes(Arc::clone(&image))
     });
-    refused(images.pull(&server.url("/image.raw")).arg(tmpfs.0.option()), 1, "the name is taken");
+    refused(images.pull(&server.url("/image.raw")).arg(tmpfs.option()), 1, "the name is taken");
     assert_eq!(fs::read(&target).unwrap(), b"somebody's");
 }
 

@@ -17,8 +17,8 @@ use super::remote::fetching;
 /// A download under way. Whoever consumes its bytes, a decoder or the writer of the image, makes them count: for the
 /// progress, and for the digest where one is wanted.
 ///
-/// Where the transfer had to begin anew, reading fails once, and [`Self::begins_anew`] says so: whoever took bytes before
-/// must drop all that was made of them.
+/// Where the transfer had to begin anew, reading fails once: whoever took bytes before must drop all that was made of them,
+/// which [`Self::receive`] sees to.
 pub(super) struct Download<'a> {
     transfer: Transfer,
     chunk: Option<Chunk>,
@@ -64,9 +64,26 @@ impl<'a> Download<'a> {
         }
     }
 
+    /// Does what `attempt` does with all of the file, and does it again from nothing each time that the file begins anew.
+    ///
+    /// # Errors
+    /// What `attempt` says, where the file did not begin anew.
+    pub(super) fn receive<T>(
+        &mut self,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, OperationError>,
+    ) -> Result<T, OperationError> {
+        loop {
+            let result = attempt(self);
+            if result.is_ok() || !self.begins_anew() {
+                return result;
+            }
+            self.observer.note("the server could not go on where it broke off: the download begins anew");
+        }
+    }
+
     /// Whether the next byte is the first one again, after reading failed. Nothing that came before counts then, also
     /// not for the digest.
-    pub(super) fn begins_anew(&mut self) -> bool {
+    fn begins_anew(&mut self) -> bool {
         if !std::mem::take(&mut self.is_broken) {
             return false;
         }
@@ -96,9 +113,6 @@ impl<'a> Download<'a> {
         bytes.get(self.position..).unwrap_or_default()
     }
 }
-
-/// What is said where a download begins anew.
-pub(super) const ANEW: &str = "the server could not go on where it broke off: the download begins anew";
 
 /// What is said of a failure after which the transfer goes on.
 pub(super) fn tell(observer: &dyn Observer, setback: &Setback<'_>) {

@@ -26,6 +26,7 @@ use super::trust_store::TrustStore;
 use super::verified_image::plan;
 
 pub mod companions;
+mod convert;
 mod download;
 mod name;
 mod place;
@@ -40,6 +41,7 @@ mod workers;
 pub use name::{name_of, parse_origin, reference_of, tree_name_of};
 pub use unpack::{TarRequest, pull_tar};
 
+use convert::to_raw;
 use download::{Download, tell};
 use place::verify_and_link;
 use remote::{client, fetching, look, look_at_raw};
@@ -151,7 +153,8 @@ pub fn pull(
         let root = image_directory::prepare(&directory, &target, room, needed, &mut reservation)?;
         Ok(Place { root, room })
     });
-    let verified = received.and_then(|image| {
+    let raw = received.and_then(|image| to_raw(image, &verification, &request.url, observer, cancel));
+    let verified = raw.and_then(|image| {
         verify_and_link(image, &verification, request, trust, &mut reservation, observer, cancel)
     });
     let options = ActivationOptions { guard: request.guard, policy: &request.policy, keys: None };

@@ -9,18 +9,20 @@ use crate::format::units::ByteLength;
 /// Runs of zeros shorter than this are written as they are.
 const HOLE: usize = 4096;
 
-/// Writes what is not zero; the rest of a fresh file reads as zeros anyway.
-pub(super) fn write_sparse(file: &fs::File, chunk: &[u8], offset: u64) -> io::Result<()> {
+/// Writes what is not zero; the rest of a fresh file reads as zeros anyway. How much was written.
+pub(super) fn write_sparse(file: &fs::File, chunk: &[u8], offset: u64) -> io::Result<ByteLength> {
     let mut position = offset;
+    let mut written = 0_u64;
     let mut rest = chunk;
     while let Some((run, behind)) = split_run(rest) {
         if !is_zero(run) {
             file.write_all_at(run, position)?;
+            written = written.saturating_add(ByteLength::of(run).bytes());
         }
         position = position.saturating_add(ByteLength::of(run).bytes());
         rest = behind;
     }
-    Ok(())
+    Ok(ByteLength::new(written))
 }
 
 /// The longest beginning of `bytes` in which all pieces are zero, or none of them is, and what follows it.

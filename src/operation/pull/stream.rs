@@ -16,11 +16,12 @@ use std::fs;
 use std::io::{self, Read};
 use std::num::NonZeroU32;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::thread;
 
 use crate::fetch::decompress::{DecoderLimits, DecompressError, Opened};
 use crate::fetch::origin::Origin;
-use crate::format::compression::Encoding;
+use crate::format::compression::{BEGINNING, Encoding};
 use crate::format::units::ByteLength;
 use crate::kernel::placed_file::AnonymousFile;
 use crate::operation::error::OperationError;
@@ -29,7 +30,7 @@ use crate::operation::leaves::{EarlyLeaves, LeafHint};
 use crate::operation::observer::Observer;
 use crate::trust::download::DownloadDigest;
 
-use super::download::{ANEW, Download};
+use super::download::Download;
 use super::workers::Sink;
 
 /// An image that has arrived and has no name yet.
@@ -45,6 +46,10 @@ pub(super) struct Arrived {
     pub(super) digest: Option<DownloadDigest>,
     /// Digests of the bytes in the file.
     pub(super) leaves: EarlyLeaves,
+    /// Whether it is a copy-on-write image, from which the raw one is still to be made.
+    pub(super) is_qcow2: bool,
+    /// How many bytes all that is made of it may have.
+    pub(super) room: ByteLength,
 }
 
 /// Where an image is written, once its first bytes tell how much room it takes.
@@ -72,16 +77,12 @@ pub(super) fn receive(
     mut place: impl FnMut(Option<ByteLength>) -> Result<Place, OperationError>,
 ) -> Result<Arrived, OperationError> {
     let mut made = None;
-    loop {
-        let result = receive_once(download, name, hints, url, observer, |needed| match made.take() {
+    download.receive(|download| {
+        receive_once(download, name, hints, url, observer, |needed| match made.take() {
             Some(place) => Ok(made.insert(place)),
             None => Ok(made.insert(place(needed)?)),
-        });
-        if result.is_ok() || !download.begins_anew() {
-            return result;
-        }
-        observer.note(ANEW);
-    }
+        })
+    })
 }
 
 /// One attempt at [`receive`].
@@ -105,12 +106,9 @@ fn receive_once<'a>(
         Err(error) => return Err(download.explain(error)),
     };
     let needed = match &opened {
-        Opened::Plain(Encoding::Qcow2, _) => {
-            let problem = "expected a raw disk image, found qcow2: convert it with 'qemu-img convert -O raw'";
-            return Err(OperationError::state("pulling", url, problem));
-        }
-        Opened::Plain(..) => total,
-        Opened::Compressed(_) => None,
+        Opened::Plain(Encoding::Raw, _) => total,
+        // What comes out of it is larger.
+        Opened::Plain(..) | Opened::Compressed(_) => None,
     };
     let Place { root, room } = place(needed)?;
     let file = AnonymousFile::create_in(root.as_fd())
@@ -137,7 +135,18 @@ fn receive_once<'a>(
     })?;
     let digest = download.finish()?;
     fault::point("pull:received")?;
-    Ok(Arrived { file, name: name.to_owned(), size, digest, leaves })
+    let is_qcow2 =
+        is_qcow2(file.file(), size).map_err(|source| OperationError::system("reading", name, source))?;
+    Ok(Arrived { file, name: name.to_owned(), size, digest, leaves, is_qcow2, room: *room })
+}
+
+/// Whether this is a copy-on-write image, which may have been in a compressed file.
+fn is_qcow2(file: &fs::File, size: ByteLength) -> io::Result<bool> {
+    let mut beginning = [0; BEGINNING];
+    let length = size.in_memory().unwrap_or(BEGINNING).min(BEGINNING);
+    let beginning = beginning.get_mut(..length).unwrap_or_default();
+    file.read_exact_at(beginning, 0)?;
+    Ok(Encoding::recognise(beginning) == Encoding::Qcow2)
 }
 
 /// What kept the image from arriving.

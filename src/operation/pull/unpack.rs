@@ -37,7 +37,7 @@ use crate::operation::tree::file_name;
 use crate::operation::trust_store::TrustStore;
 use crate::trust::download::{CheckedDownload, DownloadDigest};
 
-use super::download::{ANEW, Download};
+use super::download::Download;
 use super::remote::client;
 use super::room::room_for;
 use super::verification::Verification;
@@ -136,13 +136,7 @@ fn receive(
     request: &PullRequest,
     observer: &dyn Observer,
 ) -> Result<Spool, OperationError> {
-    loop {
-        let result = receive_once(download, root, room, request, observer);
-        if result.is_ok() || !download.begins_anew() {
-            return result;
-        }
-        observer.note(ANEW);
-    }
+    download.receive(|download| receive_once(download, root, room, request, observer))
 }
 
 /// One attempt at [`receive`].
