@@ -341,9 +341,7 @@ impl HashTreeVerifier {
     pub fn feed(&self, first_block: u64, bytes: &[u8]) -> Result<(), FeedError> {
         let fed = self.blocks_of(first_block, bytes).and_then(|blocks| {
             let mut digests = Vec::with_capacity(blocks.len() * self.layout.digest_size);
-            for block in bytes.chunks_exact(self.layout.data_block_size) {
-                self.hasher.append_digest(block, &mut digests);
-            }
+            self.hasher.append_digests(bytes, self.layout.data_block_size, &mut digests);
             lock(&self.leaves).take(blocks, &digests)
         });
         if fed.is_err() {
