@@ -97,6 +97,10 @@ fn a_tmpfs_is_as_asked_and_leaves_nothing() {
     for option in ["nosuid", "nodev", "noexec", "size=1024k"] {
         assert!(line.contains(option), "{option}: {line}");
     }
+    // Where there are transparent huge pages, and nobody asks in vain for what the kernel does not have.
+    let has_large_folios =
+        Path::new("/sys/kernel/mm/transparent_hugepage/shmem_enabled").try_exists().unwrap();
+    assert_eq!(line.contains("huge=within_size"), has_large_folios, "{line}");
     let again = OwnTmpfs::mount_on(&directory, MEBIBYTE, 0o750).unwrap_err();
     assert!(matches!(again, MountError::AlreadyMounted { .. }), "{again}");
     assert!(is_mount_point(&directory).unwrap());

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
@@ -16,6 +17,11 @@ use crate::format::units::ByteLength;
 
 /// How many files the tmpfs takes: an image, its companions and what is being placed. Inodes are memory too.
 const MAXIMUM_INODES: u32 = 64;
+
+/// Memory in pieces as large as what is written at once, as far as they are to be had and lie inside the file: writing takes a
+/// fifth of the time, and reading half of it. Linux before 6.14 has them of 2 MiB alone, for what lies in front of the end
+/// of the file, which is never so here. A hole of a page remains one.
+const LARGE_FOLIOS: &str = "huge=within_size";
 
 /// A tmpfs that this process has mounted. Dropping it unmounts it and removes the directory if that was made for it.
 #[derive(Debug)]
@@ -53,9 +59,16 @@ impl OwnTmpfs {
         }
         let options = format!("size={size},nr_inodes={MAXIMUM_INODES},mode={mode:o}");
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        // By descriptor: what was found empty above is what is mounted on.
-        mount(Some("tmpfs"), &proc_path(below.as_fd()), Some("tmpfs"), flags, Some(options.as_str()))
-            .map_err(|errno| MountError::Mounting { directory: at(), source: errno.into() })?;
+        let mounting = |options: &str| {
+            // By descriptor: what was found empty above is what is mounted on.
+            mount(Some("tmpfs"), &proc_path(below.as_fd()), Some("tmpfs"), flags, Some(options))
+        };
+        match mounting(&format!("{options},{LARGE_FOLIOS}")) {
+            // A kernel without transparent huge pages does not know the option.
+            Err(Errno::EINVAL) => mounting(&options),
+            other => other,
+        }
+        .map_err(|errno| MountError::Mounting { directory: at(), source: errno.into() })?;
         match open_tmpfs(directory) {
             Ok(Some(root)) => own.root = Some(root),
             other => {
