@@ -79,7 +79,8 @@ test-machine:
 lint: setup
 	tests/run lint
 
-bench: setup
+bench:
+	@tests/support/setup build demo test bench
 	benches/run
 
 fuzz: setup
