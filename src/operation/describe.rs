@@ -12,7 +12,7 @@ use crate::kernel::loop_device::{self, LoopStatus};
 use crate::kernel::open_foreign;
 use crate::kernel::udev::{EventToken, trigger_change};
 
-use super::activate::{is_mapper_of, is_part_of};
+use super::activate::{bases_of, is_mapper_of, is_part_of};
 use super::contents::Contents;
 use super::detach::is_standing;
 use super::devices::BoundDevices;
@@ -87,12 +87,17 @@ pub fn describe_loop(number: u32) -> Result<Description, OperationError> {
         return Ok(Description::Unbound);
     };
     let reference = status.reference().unwrap_or_default();
-    if let Some(name) =
-        store.unreadable()?.iter().find(|name| reference == *name || is_part_of(reference, name))
-    {
+    // By name, each in one step: who lists a directory may miss a record that is being replaced.
+    let named: Vec<(&str, Option<Record>)> = bases_of(reference)
+        .into_iter()
+        .filter_map(|base| Some((base, LoopReference::observed(base.as_bytes()).ok()?)))
+        .filter(|(_, base)| store.exists(base))
+        .map(|(name, base)| (name, store.find(&base)))
+        .collect();
+    if let Some((name, _)) = named.iter().find(|(_, record)| record.is_none()) {
         return Ok(not_ready(format!("the record '{name}' cannot be read")));
     }
-    for record in store.all()? {
+    for record in named.into_iter().filter_map(|(_, record)| record) {
         if let Some((device, recorded)) = record.loop_device(reference) {
             if !record.describes(recorded, &status) {
                 return Ok(not_recorded(&record));

@@ -43,7 +43,7 @@ use super::whole_disk::release_partitions;
 
 pub(super) use links::{LINK_DIRECTORY, remove_runtime_rules, wait_for_udev, write_runtime_rules};
 pub use names::device_references;
-pub(super) use names::{is_mapper_of, is_part_of};
+pub(super) use names::{bases_of, is_mapper_of, is_part_of};
 pub(super) use sharing::shows;
 
 /// What was attached.

@@ -141,11 +141,31 @@ pub(in crate::operation) fn is_part_of(name: &str, base: &str) -> bool {
 }
 
 fn is_device(name: &str, base: &str) -> bool {
-    name.strip_prefix(base).and_then(|rest| rest.strip_prefix('-')).is_some_and(|suffix| {
-        let number = suffix.strip_prefix("part");
-        number.is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
-            || suffix.parse::<Designator>().is_ok()
-    })
+    name.strip_prefix(base).and_then(|rest| rest.strip_prefix('-')).is_some_and(is_suffix)
+}
+
+/// What the name of a device has behind that of its attachment and a `-`.
+fn is_suffix(suffix: &str) -> bool {
+    let number = suffix.strip_prefix("part");
+    number.is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
+        || suffix.parse::<Designator>().is_ok()
+}
+
+/// The names of all attachments that a device of this name can belong to: those of which it [`is_part_of`], and its own.
+pub(in crate::operation) fn bases_of(name: &str) -> Vec<&str> {
+    let below = [".data", ".hash"].into_iter().filter_map(|end| name.strip_suffix(end));
+    let devices: Vec<&str> = std::iter::once(name).chain(below).collect();
+    let mut shorter = Vec::new();
+    for device in &devices {
+        // A designator has a `-` itself, so there can be several places to cut.
+        for (at, _) in device.match_indices('-') {
+            let (base, rest) = device.split_at_checked(at).unwrap_or_default();
+            if rest.strip_prefix('-').is_some_and(is_suffix) {
+                shorter.push(base);
+            }
+        }
+    }
+    [devices, shorter].concat()
 }
 
 #[cfg(test)]
@@ -175,6 +195,22 @@ mod tests {
             "a.rawx",
         ] {
             assert!(!is_part_of(name, "a.raw"), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_attachments_that_a_name_can_belong_to_are_known() {
+        for (name, bases) in [
+            ("a.raw", &["a.raw"][..]),
+            ("a.raw.data", &["a.raw.data", "a.raw"]),
+            ("a-b.raw-part12", &["a-b.raw-part12", "a-b.raw"]),
+            ("a.raw-part1.hash", &["a.raw-part1.hash", "a.raw-part1", "a.raw"]),
+            ("a.raw-root-verity", &["a.raw-root-verity", "a.raw"]),
+            ("a-root-part1", &["a-root-part1", "a-root"]),
+            ("a-x", &["a-x"]),
+        ] {
+            assert_eq!(bases_of(name), bases, "{name}");
+            assert!(bases.iter().all(|base| name == *base || is_part_of(name, base)), "{name}");
         }
     }
 

@@ -126,8 +126,17 @@ impl RecordStore {
         Ok(unreadable.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect())
     }
 
-    /// The files that are records or should be, in the order of their names.
+    /// The files that are records or should be, in the order of their names. One that is replaced while the directory is
+    /// read can be missed, so it is read twice.
     fn files(&self) -> Result<Vec<PathBuf>, OperationError> {
+        let mut paths = self.listed()?;
+        paths.extend(self.listed()?);
+        paths.sort();
+        paths.dedup();
+        Ok(paths)
+    }
+
+    fn listed(&self) -> Result<Vec<PathBuf>, OperationError> {
         let reading = |source| OperationError::system("reading", &self.directory, source);
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
@@ -144,7 +153,6 @@ impl RecordStore {
                 paths.push(path);
             }
         }
-        paths.sort();
         Ok(paths)
     }
 
