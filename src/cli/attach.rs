@@ -11,7 +11,7 @@ use crate::operation::list::Listed;
 use crate::operation::unlock::Keys;
 use crate::operation::whole_disk::{WholeDiskRequest, attach_whole_disk, plan_whole_disk};
 
-use super::options::{GuardOption, JsonOption, KeyOptions, PolicyOption, TrustOptions};
+use super::options::{GuardOption, JsonOption, KeyOptions, PolicyOption, SidecarOptions, TrustOptions};
 use super::report::{attached, planned, planned_disk};
 use super::{Context, Failure, Status};
 
@@ -44,7 +44,9 @@ pub(super) struct Arguments {
 
     /// Attach the whole image as one disk with its partitions, as losetup does: nothing of it is verified, and nothing is
     /// left out. Only with --image-policy='*'
-    #[arg(long, conflicts_with_all = ["in_memory", "locked", "key_file", "passphrase_fd", "on_corruption"])]
+    #[arg(long, conflicts_with_all = [
+        "in_memory", "locked", "key_file", "passphrase_fd", "on_corruption", "root_hash_sig", "usr_hash_sig", "verity_data",
+    ])]
     whole_disk: bool,
 
     /// Show what would be attached, from the headers and signatures; attach nothing
@@ -53,6 +55,8 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     trust: TrustOptions,
+    #[command(flatten)]
+    sidecars: SidecarOptions,
     #[command(flatten)]
     policy: PolicyOption,
     #[command(flatten)]
@@ -82,6 +86,7 @@ impl Arguments {
         let policy = self.policy.given_or("@verified-boot")?;
         let access = self.access();
         let request = AttachRequest {
+            companions: self.sidecars.settings()?,
             image: self.image,
             reference: self.loop_ref,
             policy,

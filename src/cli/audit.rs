@@ -10,7 +10,7 @@ use crate::image::presets::RequestedPolicy;
 use crate::operation::examine::{Audited, Verdict, audit};
 use crate::operation::source::{ImageFile, ImageSource};
 
-use super::options::{Json, PolicyOption, TrustOptions};
+use super::options::{Json, PolicyOption, SidecarOptions, TrustOptions};
 use super::report::{audit_text, findings_json, partitions_json};
 use super::{Context, Failure, Status, say};
 
@@ -42,6 +42,8 @@ pub(super) struct Arguments {
 
     #[command(flatten)]
     trust: TrustOptions,
+    #[command(flatten)]
+    sidecars: SidecarOptions,
     #[command(flatten)]
     policy: PolicyOption,
 }
@@ -78,10 +80,11 @@ impl Arguments {
         };
         let trust = self.trust.load(context)?;
         let policy = self.policy.given()?;
+        let sidecars = self.sidecars.settings()?;
         let mut status = Status::Done;
         for path in &self.images {
             context.cancel.check()?;
-            let audited = ImageFile::open(path).and_then(|image| {
+            let audited = ImageFile::open_with_companions(path, &sidecars).and_then(|image| {
                 let audited =
                     audit(&image, &trust, policy.as_ref(), self.deep, &context.observer, &context.cancel)?;
                 Ok((image.name().to_owned(), audited))

@@ -9,7 +9,7 @@ use crate::operation::examine::examine;
 use crate::operation::observer::Observer;
 use crate::operation::source::{ImageFile, ImageSource};
 
-use super::options::{JsonOption, LegendOption, PolicyOption, TrustOptions};
+use super::options::{JsonOption, LegendOption, PolicyOption, SidecarOptions, TrustOptions};
 use super::report::{layout_text, partitions_json, partitions_text};
 use super::{Context, Failure, Status};
 
@@ -26,6 +26,8 @@ pub(super) struct Arguments {
     #[command(flatten)]
     trust: TrustOptions,
     #[command(flatten)]
+    sidecars: SidecarOptions,
+    #[command(flatten)]
     policy: PolicyOption,
     #[command(flatten)]
     json: JsonOption,
@@ -37,7 +39,7 @@ impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
         let trust = self.trust.load(context)?;
         let policy = self.policy.given_or("*")?;
-        let image = ImageFile::open(&self.image)?;
+        let image = ImageFile::open_with_companions(&self.image, &self.sidecars.settings()?)?;
         let examined = examine(&image, &trust, &context.cancel)?;
         let evaluation = evaluate(&examined.dissection, &examined.assessment, &policy);
         let (dissection, assessment) = (&examined.dissection, &examined.assessment);

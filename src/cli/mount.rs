@@ -12,7 +12,7 @@ use crate::operation::attach::AttachRequest;
 use crate::operation::mount::{MountRequest, mount, plan_mount};
 use crate::operation::unlock::Keys;
 
-use super::options::{GuardOption, JsonOption, KeyOptions, PolicyOption, TrustOptions};
+use super::options::{GuardOption, JsonOption, KeyOptions, PolicyOption, SidecarOptions, TrustOptions};
 use super::report::{planned, planned_json, record_json};
 use super::{Context, Failure, Status};
 
@@ -66,6 +66,8 @@ pub(super) struct Arguments {
     #[command(flatten)]
     trust: TrustOptions,
     #[command(flatten)]
+    sidecars: SidecarOptions,
+    #[command(flatten)]
     policy: PolicyOption,
     #[command(flatten)]
     keys: KeyOptions,
@@ -99,6 +101,7 @@ impl Arguments {
         let policy = self.policy.given_or("@verified-boot")?;
         let request = MountRequest {
             image: AttachRequest {
+                companions: self.sidecars.settings()?,
                 image: self.image,
                 reference: self.loop_ref,
                 policy,

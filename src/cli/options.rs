@@ -1,16 +1,20 @@
 //! Options that several verbs have in common.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
+use crate::format::companion::CompanionKind;
 use crate::format::root_hash::RootHash;
 use crate::format::verity::table::OnCorruption;
 use crate::image::finding::is_deceptive;
 use crate::image::presets::RequestedPolicy;
 use crate::operation::activate::GuardOptions;
+use crate::operation::companions::{CompanionSettings, NamedCompanion};
+use crate::operation::error::OperationError;
 use crate::operation::observer::Observer;
 use crate::operation::policy_store;
 use crate::operation::trust_store::{TrustSettings, TrustStore};
@@ -45,6 +49,64 @@ impl TrustOptions {
             context.observer.warning(warning);
         }
         Ok(store)
+    }
+}
+
+/// What lies beside the image.
+#[derive(Debug, Args)]
+pub(super) struct SidecarOptions {
+    /// The detached PKCS#7 signature of the root hash of the root partition, in DER or PEM: a file, or base64:TEXT
+    #[arg(long, value_name = "FILE")]
+    root_hash_sig: Option<OsString>,
+
+    /// The detached PKCS#7 signature of the root hash of the usr partition, in DER or PEM: a file, or base64:TEXT
+    #[arg(long, value_name = "FILE")]
+    usr_hash_sig: Option<OsString>,
+
+    /// The dm-verity superblock and hash tree of an image without a partition table: a file or a block device
+    #[arg(long, value_name = "FILE")]
+    verity_data: Option<PathBuf>,
+
+    /// Whether files beside the image that have its name count: NAME.roothash, NAME.roothash.p7s, NAME.usrhash,
+    /// NAME.usrhash.p7s and NAME.verity for NAME.raw
+    #[arg(long, value_name = "WHICH", value_enum, default_value = "auto")]
+    sidecars: Sidecars,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Sidecars {
+    /// Those that are there
+    Auto,
+    /// None
+    No,
+}
+
+impl SidecarOptions {
+    /// What is looked at beside the image.
+    pub(super) fn settings(&self) -> Result<CompanionSettings, Failure> {
+        let mut named = Vec::new();
+        for (kind, option, given) in [
+            (CompanionKind::RootHashSignature, "--root-hash-sig=", &self.root_hash_sig),
+            (CompanionKind::UsrHashSignature, "--usr-hash-sig=", &self.usr_hash_sig),
+        ] {
+            let Some(given) = given else { continue };
+            let companion = match given.to_str().and_then(|text| text.strip_prefix("base64:")) {
+                None => NamedCompanion::File(given.into()),
+                Some(text) => match data_encoding::BASE64.decode(text.as_bytes()) {
+                    Ok(bytes) => NamedCompanion::Bytes(bytes),
+                    Err(error) => {
+                        let problem =
+                            format!("reading {option}base64:…: expected base64 with padding: {error}");
+                        return Err(Failure::Operation(OperationError::Usage(problem)));
+                    }
+                },
+            };
+            named.push((kind, companion));
+        }
+        if let Some(path) = &self.verity_data {
+            named.push((CompanionKind::Verity, NamedCompanion::File(path.clone())));
+        }
+        Ok(CompanionSettings { automatic: self.sidecars == Sidecars::Auto, named })
     }
 }
 

@@ -111,12 +111,13 @@ pub(super) fn partitions_text(
             printable(&partition.label.to_string()),
             partition.uuid.map_or_else(String::new, |uuid| uuid.to_string()),
         ]);
+        let place = partition.number.map_or("image".to_owned(), |number| format!("partition {number}"));
         if let Some(root_hash) = &assessed.root_hash {
-            details.push_str(&format!("partition {number}: root hash {root_hash}\n"));
-            details.push_str(&format!("partition {number}: {}\n", authentication_text(assessed)));
+            details.push_str(&format!("{place}: root hash {root_hash}\n"));
+            details.push_str(&format!("{place}: {}\n", authentication_text(assessed)));
         }
         if let Standing::Passed(reason) = partition.standing {
-            details.push_str(&format!("partition {number}: not used: {}\n", reason.reason()));
+            details.push_str(&format!("{place}: not used: {}\n", reason.reason()));
         }
     }
     format!("{}{details}", table.render())

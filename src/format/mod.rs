@@ -18,6 +18,7 @@ pub mod mapper_name;
 pub mod mounting;
 pub mod openpgp;
 pub mod partition_type;
+pub mod pem;
 pub mod qcow2;
 pub mod root_hash;
 pub mod sparse;

@@ -13,7 +13,8 @@ use crate::trust::download::VerifiedDownload;
 use crate::trust::root_hash::{AuthenticatedRootHash, Authentication};
 use crate::trust::signature::{SignatureError, verify_root_hash_signature};
 
-use super::dissection::{Dissection, Partition, Standing, VeritySet};
+use super::beside::SignatureBeside;
+use super::dissection::{Dissection, Partition, Standing, TreePlace, VeritySet};
 use super::finding::{Finding, Rule, printable};
 use super::policy::Protection;
 
@@ -62,7 +63,7 @@ pub struct Assessed {
     pub root_hash: Option<RootHash>,
     /// The root hash as something to rely on.
     pub authenticated: Option<AuthenticatedRootHash>,
-    /// The partition with the signature that holds, where there is one.
+    /// The partition with the signature that holds, where it lies in one.
     pub signature: Option<PartitionNumber>,
 }
 
@@ -113,7 +114,7 @@ fn assess_one(
 
 fn assess_verity(set: &VeritySet, trust: &Trust<'_>, findings: &mut Vec<Finding>) -> Assessed {
     let (signature, authenticated) = match by_signature(set, trust, findings) {
-        Some((number, authenticated)) => (Some(number), Some(authenticated)),
+        Some((number, authenticated)) => (number, Some(authenticated)),
         None => (None, by_knowledge(set, trust, findings)),
     };
     let protection = match authenticated.as_ref().map(AuthenticatedRootHash::by) {
@@ -123,12 +124,13 @@ fn assess_verity(set: &VeritySet, trust: &Trust<'_>, findings: &mut Vec<Finding>
     Assessed { protection, root_hash: Some(set.root_hash.clone()), authenticated, signature }
 }
 
-/// The first signature that holds authenticates. Those that do not are findings, unless another one does.
+/// The first signature that holds authenticates, those in the image before the one beside it. Those that do not are
+/// findings, unless another one does.
 fn by_signature(
     set: &VeritySet,
     trust: &Trust<'_>,
     findings: &mut Vec<Finding>,
-) -> Option<(PartitionNumber, AuthenticatedRootHash)> {
+) -> Option<(Option<PartitionNumber>, AuthenticatedRootHash)> {
     let mut failed = Vec::new();
     for (number, signature) in &set.signatures {
         let verified = verify_root_hash_signature(
@@ -139,8 +141,14 @@ fn by_signature(
             trust.at,
         );
         match verified {
-            Ok(authenticated) => return Some((*number, authenticated)),
-            Err(error) => failed.push(signature_finding(*number, &error)),
+            Ok(authenticated) => return Some((Some(*number), authenticated)),
+            Err(error) => failed.push(signature_finding(Some(*number), &error, None)),
+        }
+    }
+    if let Some(SignatureBeside { origin, der }) = &set.signature_beside {
+        match verify_root_hash_signature(&set.root_hash, der, None, trust.anchors, trust.at) {
+            Ok(authenticated) => return Some((None, authenticated)),
+            Err(error) => failed.push(signature_finding(set.data, &error, Some(origin))),
         }
     }
     findings.append(&mut failed);
@@ -157,20 +165,27 @@ fn by_knowledge(
             Ok(authenticated) => return Some(authenticated),
             Err(_) => findings.push(Finding::of_partition(
                 Rule::RootHashMismatch,
-                Some(set.data),
+                set.data,
                 format!("root hash {given}"),
                 format!("root hash {}", set.root_hash),
             )),
         }
     }
+    // What is beside an image is not inside its download.
     trust
         .download
+        .filter(|_| set.hash != TreePlace::Beside)
         .map(|download| AuthenticatedRootHash::authenticate_by_download(download, set.root_hash.clone()))
 }
 
 /// The finding that says why a signature does not count. None of them is an error by itself: the partition is then simply
-/// not signed, and the policy says whether that will do. A signature that contradicts itself is.
-fn signature_finding(number: PartitionNumber, error: &SignatureError) -> Finding {
+/// not signed, and the policy says whether that will do. A signature that contradicts itself is. `origin` is the file of
+/// one that lies beside the image.
+fn signature_finding(
+    number: Option<PartitionNumber>,
+    error: &SignatureError,
+    origin: Option<&str>,
+) -> Finding {
     let rule = match error {
         SignatureError::NoTrustAnchors => Rule::NoTrustAnchors,
         SignatureError::UntrustedSigner { .. } => Rule::SignerUntrusted,
@@ -182,8 +197,11 @@ fn signature_finding(number: PartitionNumber, error: &SignatureError) -> Finding
     };
     Finding::of_partition(
         rule,
-        Some(number),
-        "a signature that a trust anchor verifies",
+        number,
+        match origin {
+            Some(origin) => format!("a signature in '{}' that a trust anchor verifies", printable(origin)),
+            None => "a signature that a trust anchor verifies".to_owned(),
+        },
         printable(&error.to_string()),
     )
 }

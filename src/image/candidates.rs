@@ -24,8 +24,8 @@ pub(super) fn choose(dissection: &mut Dissection, options: &SurveyOptions) {
         if matches!(designator.verity_role(), Some(VerityRole::Hash | VerityRole::Signature)) {
             continue;
         }
-        if let Some(given) = options.given(designator) {
-            pass_over_other_root_hashes(dissection, designator, given);
+        if let Some(wanted) = options.wanted(designator) {
+            pass_over_other_root_hashes(dissection, designator, wanted.root_hash);
         }
         keep_the_best(dissection, designator, options.architecture);
     }
@@ -52,9 +52,9 @@ fn set_aside(partition: &Partition) -> Option<PassedOver> {
     hidden.then_some(PassedOver::NoAuto)
 }
 
-/// A root hash that the caller gave decides which data partition is meant, before version and architecture do.
-fn pass_over_other_root_hashes(dissection: &mut Dissection, designator: Designator, given: &RootHash) {
-    let expected = given.data_partition_uuid();
+/// A root hash that was given or proposed decides which data partition is meant, before version and architecture do.
+fn pass_over_other_root_hashes(dissection: &mut Dissection, designator: Designator, wanted: &RootHash) {
+    let expected = wanted.data_partition_uuid();
     let candidates: Vec<usize> = indices(dissection, designator);
     let belongs = |partition: &Partition| partition.uuid == Some(expected);
     if candidates.iter().filter_map(|index| dissection.partitions.get(*index)).any(belongs) {

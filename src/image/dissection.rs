@@ -13,6 +13,7 @@ use crate::format::units::{ByteLength, Extent, PartitionNumber, SectorSize};
 use crate::format::verity::{HashTreeGeometry, VeritySuperblock};
 use crate::format::verity_signature::VeritySignature;
 
+use super::beside::SignatureBeside;
 use super::finding::Finding;
 
 /// Everything that was found in an image. Made by [`super::survey::Survey`].
@@ -192,24 +193,63 @@ impl PassedOver {
 pub struct VeritySet {
     /// Root or usr.
     pub designator: Designator,
-    /// The number of the data partition.
-    pub data: PartitionNumber,
-    /// The number of the hash partition.
-    pub hash: PartitionNumber,
+    /// The number of the data partition; `None` in an image without a table.
+    pub data: Option<PartitionNumber>,
+    /// Where the hash tree lies.
+    pub hash: TreePlace,
     /// The dm-verity superblock.
     pub superblock: VeritySuperblock,
-    /// The shape of the hash tree, which lies inside the hash partition.
+    /// The shape of the hash tree, which lies inside the hash partition or file.
     pub geometry: HashTreeGeometry,
     /// The bytes that the tree covers: the beginning of the data partition.
     pub data_extent: Extent,
-    /// The bytes of the tree itself, without the superblock.
+    /// The bytes of the tree itself, without the superblock: of the image, or of the file beside it.
     pub tree_extent: Extent,
     /// The root hash that the image claims, or that was given.
     pub root_hash: RootHash,
     /// Where that root hash comes from.
     pub claim: RootHashClaim,
-    /// Every signature of this very root hash, with its partition.
+    /// Every signature of this very root hash in the image, with its partition.
     pub signatures: Vec<(PartitionNumber, VeritySignature)>,
+    /// The signature beside the image, of whatever root hash.
+    pub signature_beside: Option<SignatureBeside>,
+}
+
+impl VeritySet {
+    /// The bytes of the tree in the image; `None` where it lies beside.
+    #[must_use]
+    pub const fn tree_in_image(&self) -> Option<Extent> {
+        match self.hash {
+            TreePlace::Partition(_) => Some(self.tree_extent),
+            TreePlace::Beside => None,
+        }
+    }
+
+    /// Whether there is a signature, which may hold or not.
+    #[must_use]
+    pub const fn is_signed(&self) -> bool {
+        !self.signatures.is_empty() || self.signature_beside.is_some()
+    }
+}
+
+/// Where a hash tree lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TreePlace {
+    /// In the partition of this number.
+    Partition(PartitionNumber),
+    /// In a file beside an image without a table.
+    Beside,
+}
+
+impl TreePlace {
+    /// The number of the hash partition, where it is one.
+    #[must_use]
+    pub const fn partition(self) -> Option<PartitionNumber> {
+        match self {
+            Self::Partition(number) => Some(number),
+            Self::Beside => None,
+        }
+    }
 }
 
 /// Where a root hash comes from. None of these authenticates it.
@@ -217,6 +257,8 @@ pub struct VeritySet {
 pub enum RootHashClaim {
     /// The caller named it.
     Given,
+    /// A file beside the image proposes it.
+    Beside,
     /// A signature partition has it.
     SignaturePartition,
     /// The UUIDs of the data and hash partitions spell it.

@@ -222,6 +222,12 @@ rules! {
     /// Full verification was asked for and there is nothing to verify with.
     NoHashTree = "DDI0315", Error, "no hash tree to verify the data with",
         "build the image with dm-verity (ddictl seal does)";
+    /// A root hash or signature beside an image that has no hash tree.
+    NothingToProve = "DDI0316", Error, "a root hash or signature beside an image without a hash tree",
+        "put the hash tree beside the image as NAME.verity or give it with --verity-data=, or leave the files beside it aside with --sidecars=no";
+    /// A hash tree beside an image that has a table.
+    HashTreeFileUnused = "DDI0317", Warning, "a hash tree beside an image with a partition table",
+        "build the image with a partition for its hash tree: a file is for an image that is one file system";
 
     /// Signature JSON that is not acceptable.
     SignaturePartitionInvalid = "DDI0401", Error, "an unacceptable verity signature partition",
@@ -257,6 +263,12 @@ rules! {
     /// A signature that the kernel does not accept.
     SignatureRefusedByKernel = "DDI0411", Error, "a signature that the kernel refuses",
         "sign with a key of the kernel's keyrings (built in, Secure Boot db or MOK), or ask the kernel why in its log";
+    /// A file beside the image that should hold a root hash.
+    RootHashFileInvalid = "DDI0412", Error, "a file beside the image that is no root hash",
+        "write the root hash in hexadecimal into it and nothing else, or leave the files beside the image aside with --sidecars=no";
+    /// A file beside the image that proposes a root hash of another one.
+    RootHashFileMismatch = "DDI0413", Error, "a root hash beside the image that belongs to another one",
+        "put the files of this very image beside it, or leave them aside with --sidecars=no";
 
     /// A partition in a state that the policy does not allow.
     PolicyState = "DDI0501", Error, "a partition in a state that the policy does not allow",

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod assessment;
+pub mod beside;
 mod candidates;
 mod contents;
 pub mod dissection;

@@ -11,13 +11,24 @@ use crate::format::units::{ByteLength, Extent, PartitionNumber};
 use crate::format::verity::{HashTreeGeometry, VeritySuperblock};
 use crate::format::verity_signature::VeritySignature;
 
+use super::beside::{TreeBeside, WantedRootHash};
 use super::candidates::{indices, keep_the_best};
-use super::dissection::{Dissection, Partition, PassedOver, RootHashClaim, Standing, VeritySet};
-use super::finding::{Finding, Rule, printable};
+use super::dissection::{Dissection, Partition, PassedOver, RootHashClaim, Standing, TreePlace, VeritySet};
+use super::finding::{Finding, Level, Rule, printable};
 use super::survey::SurveyOptions;
 
 /// Finds the verity sets of root and usr, and says of every companion whether it is used.
 pub(super) fn pair(dissection: &mut Dissection, bytes: &SparseBytes, options: &SurveyOptions) {
+    dissection.findings.extend(options.beside.findings(|designator| options.given(designator)));
+    if let Some(tree) = options.beside.tree() {
+        let finding = Finding::of_image(
+            Rule::HashTreeFileUnused,
+            "a hash tree in the partition that the table has for it",
+            format!("the file '{}'", printable(&tree.origin)),
+        );
+        let level = if tree.is_demanded { Level::Error } else { Level::Warning };
+        dissection.findings.push(finding.at_least(level));
+    }
     for data in [Designator::Root, Designator::Usr] {
         match pair_one(dissection, bytes, options, data) {
             Ok(Some(set)) => dissection.verity.push(set),
@@ -31,22 +42,82 @@ pub(super) fn pair(dissection: &mut Dissection, bytes: &SparseBytes, options: &S
     }
 }
 
-/// The findings for an image without a table, in which no partition can have a root hash that was given.
-pub(super) fn without_table(options: &SurveyOptions) -> Vec<Finding> {
-    [Designator::Root, Designator::Usr]
-        .into_iter()
-        .filter_map(|data| Some(given_for_nothing(data, options.given(data)?)))
-        .collect()
+/// Finds what protects an image without a table: a hash tree beside it, of which the image is the root file system.
+pub(super) fn pair_without_table(dissection: &mut Dissection, options: &SurveyOptions) {
+    dissection.findings.extend(options.beside.findings(|designator| options.given(designator)));
+    dissection.findings.extend(nobody_to_prove(options, Designator::Usr));
+    let Some(tree) = options.beside.tree() else {
+        dissection.findings.extend(nobody_to_prove(options, Designator::Root));
+        return;
+    };
+    match dissection.partitions.first().map(|whole| pair_with_file(dissection, whole, tree, options)) {
+        Some(Ok(set)) => dissection.verity.push(set),
+        Some(Err(finding)) => dissection.findings.push(*finding),
+        None => {}
+    }
 }
 
+fn pair_with_file(
+    dissection: &Dissection,
+    whole: &Partition,
+    tree: &TreeBeside,
+    options: &SurveyOptions,
+) -> Result<VeritySet, Box<Finding>> {
+    let designator = Designator::Root;
+    let superblock = parse_superblock(Some(&tree.beginning), tree.size, None)?;
+    let Some(wanted) = options.wanted(designator) else {
+        return Err(Box::new(Finding::of_image(
+            Rule::RootHashUnknown,
+            format!(
+                "a root hash of {} bytes for the hash tree in '{}': given, or beside the image as NAME.roothash",
+                superblock.algorithm.digest_size(),
+                printable(&tree.origin)
+            ),
+            "none",
+        )));
+    };
+    let place = Extent::from_beginning(tree.size);
+    let shape = shape(dissection, (whole.extent, None), (place, None), &superblock, wanted.root_hash)?;
+    Ok(VeritySet {
+        designator,
+        data: None,
+        hash: TreePlace::Beside,
+        superblock,
+        geometry: shape.geometry,
+        data_extent: shape.data_extent,
+        tree_extent: shape.tree_extent,
+        root_hash: wanted.root_hash.clone(),
+        claim: claim_of(wanted),
+        signatures: Vec::new(),
+        signature_beside: options.beside.signature(designator).cloned(),
+    })
+}
+
+const fn claim_of(wanted: WantedRootHash<'_>) -> RootHashClaim {
+    match wanted.proposed_by {
+        Some(_) => RootHashClaim::Beside,
+        None => RootHashClaim::Given,
+    }
+}
+
+/// What is wrong where there is no partition for `designator` and somebody gives or proposes its root hash, or signs it.
+///
 /// Whoever names a root hash wants what it stands for and nothing else: about the image as a whole, so that it counts
 /// whatever the image has instead.
-fn given_for_nothing(designator: Designator, given: &RootHash) -> Finding {
-    Finding::of_image(
-        Rule::RootHashMismatch,
-        format!("a {designator} partition with root hash {given}"),
-        format!("no {designator} partition"),
-    )
+fn nobody_to_prove(options: &SurveyOptions, designator: Designator) -> Option<Finding> {
+    let found = format!("no {designator} partition with a hash tree");
+    if let Some(wanted) = options.wanted(designator) {
+        let rule = match wanted.proposed_by {
+            // An image that is one file system may well be the right one; what is missing is the tree.
+            Some(_) if designator == Designator::Root => Rule::NothingToProve,
+            _ => wanted.rule(Rule::RootHashMismatch),
+        };
+        let expected = format!("a {designator} partition with {}", wanted.text());
+        return Some(Finding::of_image(rule, expected, found));
+    }
+    let signature = options.beside.signature(designator)?;
+    let expected = format!("a {designator} partition that '{}' signs", printable(&signature.origin));
+    Some(Finding::of_image(Rule::NothingToProve, expected, found))
 }
 
 /// A signature partition that could be read.
@@ -68,8 +139,8 @@ fn pair_one(
         return Ok(None);
     };
     let Some(data) = dissection.chosen(designator).cloned() else {
-        if let Some(given) = options.given(designator) {
-            return Err(Box::new(given_for_nothing(designator, given)));
+        if let Some(finding) = nobody_to_prove(options, designator) {
+            return Err(Box::new(finding));
         }
         return companions_without_data(dissection, designator, [hash_designator, signature_designator]);
     };
@@ -83,15 +154,16 @@ fn pair_one(
     let signatures = read_signatures(dissection, bytes, signature_designator);
     let signatures = pass_over_signatures_of_other_slots(dissection, signatures, designator, hash_designator);
     let signatures_present = !indices(dissection, signature_designator).is_empty();
-    let given = options.given(designator);
-    let matching = |signed: &&Signed| match given {
-        Some(given) => signed.signature.root_hash == *given,
+    let wanted = options.wanted(designator);
+    let wanted_hash = wanted.map(|wanted| wanted.root_hash);
+    let matching = |signed: &&Signed| match wanted_hash {
+        Some(wanted) => signed.signature.root_hash == *wanted,
         None => signed.signature.root_hash.data_partition_uuid() == data_uuid,
     };
     let signed_root_hash = signatures.iter().find(matching).map(|signed| signed.signature.root_hash.clone());
     let of_ours: Vec<(PartitionNumber, VeritySignature)> = signatures
         .iter()
-        .filter(|signed| Some(&signed.signature.root_hash) == given.or(signed_root_hash.as_ref()))
+        .filter(|signed| Some(&signed.signature.root_hash) == wanted_hash.or(signed_root_hash.as_ref()))
         .map(|signed| (signed.number, signed.signature.clone()))
         .collect();
     // With one that fits, the others are simply for other slots; without, each of them contradicts the image.
@@ -106,19 +178,28 @@ fn pair_one(
     }
 
     let hashes = indices(dissection, hash_designator);
-    if let Some(given) = given.filter(|given| given.data_partition_uuid() != data_uuid) {
+    if let Some(wanted) = wanted.filter(|wanted| wanted.root_hash.data_partition_uuid() != data_uuid) {
         return Err(mismatch(
-            Rule::DataUuidMismatch,
+            wanted.rule(Rule::DataUuidMismatch),
             data_number,
-            given,
-            given.data_partition_uuid(),
+            wanted,
+            wanted.root_hash.data_partition_uuid(),
             data_uuid,
         ));
     }
     if of_ours.is_empty()
         && let Some(foreign) = signatures.first()
     {
-        return Err(foreign_signature(dissection, &hashes, foreign, &data, data_number));
+        return Err(match wanted.filter(|wanted| wanted.proposed_by.is_some()) {
+            // Half of it is right. Which of the two is wrong cannot be told, but that they cannot both be right.
+            Some(wanted) => Box::new(Finding::of_partition(
+                Rule::RootHashFileMismatch,
+                Some(foreign.number),
+                format!("a signature of {}", wanted.text()),
+                format!("one of root hash {}", foreign.signature.root_hash),
+            )),
+            None => foreign_signature(dissection, &hashes, foreign, &data, data_number),
+        });
     }
     if hashes.is_empty() {
         if signatures_present {
@@ -131,27 +212,42 @@ fn pair_one(
                 "none",
             )));
         }
-        return match given {
-            Some(given) => Err(Box::new(Finding::of_partition(
-                Rule::HashUuidMismatch,
-                Some(data_number),
-                format!("a {hash_designator} partition with UUID {}", given.hash_partition_uuid()),
-                "none",
-            ))),
-            None => Ok(None),
+        let signature = options.beside.signature(designator);
+        let expected = match (wanted, signature) {
+            (Some(wanted), _) => {
+                format!("UUID {} (of {})", wanted.root_hash.hash_partition_uuid(), wanted.text())
+            }
+            (None, Some(signature)) => format!("what '{}' signs", printable(&signature.origin)),
+            (None, None) => return Ok(None),
         };
+        let given = wanted.is_some_and(|wanted| wanted.proposed_by.is_none());
+        return Err(Box::new(Finding::of_partition(
+            if given { Rule::HashUuidMismatch } else { Rule::NothingToProve },
+            Some(data_number),
+            format!("a {hash_designator} partition with {expected}"),
+            "none",
+        )));
     }
 
-    let known = given.cloned().or(signed_root_hash);
-    let hash = choose_hash(dissection, hash_designator, known.as_ref(), options.architecture)?;
+    let known = match (wanted, signed_root_hash) {
+        (Some(wanted), _) => Some((wanted.root_hash.clone(), claim_of(wanted))),
+        (None, Some(signed)) => Some((signed, RootHashClaim::SignaturePartition)),
+        (None, None) => None,
+    };
+    let expected = match (wanted, &known) {
+        (Some(wanted), _) => Some(wanted),
+        (None, Some((root_hash, _))) => Some(WantedRootHash { root_hash, proposed_by: None }),
+        (None, None) => None,
+    };
+    let hash = choose_hash(dissection, hash_designator, expected, options.architecture)?;
     let (Some(hash_number), Some(hash_uuid)) = (hash.number, hash.uuid) else {
         return Ok(None);
     };
-    let superblock = read_superblock(bytes, &hash, hash_number)?;
-    let (root_hash, claim) = match (given, known) {
-        (Some(given), _) => (given.clone(), RootHashClaim::Given),
-        (None, Some(signed)) => (signed, RootHashClaim::SignaturePartition),
-        (None, None) => {
+    let content = Window::new(bytes, hash.extent).get(0, VeritySuperblock::SIZE);
+    let superblock = parse_superblock(content, hash.extent.length(), Some(hash_number))?;
+    let (root_hash, claim) = match known {
+        Some(known) => known,
+        None => {
             let spelled = [data_uuid.guid().as_bytes().as_slice(), hash_uuid.guid().as_bytes()].concat();
             match RootHash::from_bytes(&spelled) {
                 Ok(root_hash) if superblock.algorithm == HashAlgorithm::Sha256 => {
@@ -171,11 +267,12 @@ fn pair_one(
             }
         }
     };
-    let shape = shape(dissection, &data, data_number, &hash, hash_number, &superblock, &root_hash)?;
+    let (data, hash) = ((data.extent, Some(data_number)), (hash.extent, Some(hash_number)));
+    let shape = shape(dissection, data, hash, &superblock, &root_hash)?;
     Ok(Some(VeritySet {
         designator,
-        data: data_number,
-        hash: hash_number,
+        data: Some(data_number),
+        hash: TreePlace::Partition(hash_number),
         superblock,
         geometry: shape.geometry,
         data_extent: shape.data_extent,
@@ -183,6 +280,7 @@ fn pair_one(
         root_hash,
         claim,
         signatures: of_ours,
+        signature_beside: options.beside.signature(designator).cloned(),
     }))
 }
 
@@ -296,7 +394,8 @@ fn foreign_signature(
         .any(|uuid| uuid == root_hash.hash_partition_uuid());
     match data.uuid {
         Some(uuid) if tree_is_there => {
-            mismatch(Rule::DataUuidMismatch, data_number, root_hash, root_hash.data_partition_uuid(), uuid)
+            let wanted = WantedRootHash { root_hash, proposed_by: None };
+            mismatch(Rule::DataUuidMismatch, data_number, wanted, root_hash.data_partition_uuid(), uuid)
         }
         uuid => Box::new(Finding::of_partition(
             Rule::SignatureOfAnother,
@@ -313,14 +412,14 @@ fn foreign_signature(
 fn mismatch(
     rule: Rule,
     partition: PartitionNumber,
-    root_hash: &RootHash,
+    wanted: WantedRootHash<'_>,
     expected: impl std::fmt::Display,
     found: impl std::fmt::Display,
 ) -> Box<Finding> {
     Box::new(Finding::of_partition(
         rule,
         Some(partition),
-        format!("UUID {expected} (of root hash {root_hash})"),
+        format!("UUID {expected} (of {})", wanted.text()),
         format!("UUID {found}"),
     ))
 }
@@ -329,11 +428,11 @@ fn mismatch(
 fn choose_hash(
     dissection: &mut Dissection,
     designator: Designator,
-    known: Option<&RootHash>,
+    known: Option<WantedRootHash<'_>>,
     native: Architecture,
 ) -> Result<Partition, Box<Finding>> {
-    if let Some(root_hash) = known {
-        let expected = root_hash.hash_partition_uuid();
+    if let Some(known) = known {
+        let expected = known.root_hash.hash_partition_uuid();
         let candidates = indices(dissection, designator);
         let belongs = |partition: &Partition| partition.uuid == Some(expected);
         if candidates.iter().filter_map(|index| dissection.partitions.get(*index)).any(belongs) {
@@ -349,7 +448,7 @@ fn choose_hash(
             .and_then(|index| dissection.partitions.get(*index))
             .and_then(|partition| Some((partition.number?, partition.uuid?)))
         {
-            return Err(mismatch(Rule::HashUuidMismatch, number, root_hash, expected, found));
+            return Err(mismatch(known.rule(Rule::HashUuidMismatch), number, known, expected, found));
         }
     }
     keep_the_best(dissection, designator, native);
@@ -358,21 +457,23 @@ fn choose_hash(
     })
 }
 
-fn read_superblock(
-    bytes: &SparseBytes,
-    hash: &Partition,
-    number: PartitionNumber,
+/// The superblock at the beginning of a hash partition or file of `size` bytes, of which `number` is that of the
+/// partition.
+fn parse_superblock(
+    content: Option<&[u8]>,
+    size: ByteLength,
+    number: Option<PartitionNumber>,
 ) -> Result<VeritySuperblock, Box<Finding>> {
     let invalid = |found: String| {
         Box::new(Finding::of_partition(
             Rule::VeritySuperblockInvalid,
-            Some(number),
+            number,
             "version 1, type 1, sha256 or sha512, blocks of 512 to 4096 bytes",
             printable(&found),
         ))
     };
-    match Window::new(bytes, hash.extent).get(0, VeritySuperblock::SIZE) {
-        None => Err(invalid(format!("a partition of {} bytes", hash.extent.length()))),
+    match content.and_then(|content| content.get(..VeritySuperblock::SIZE)) {
+        None => Err(invalid(format!("a hash tree of {size} bytes"))),
         Some(content) => VeritySuperblock::parse(content).map_err(|error| invalid(error.to_string())),
     }
 }
@@ -383,18 +484,17 @@ struct Shape {
     tree_extent: Extent,
 }
 
-/// Checks that the tree lies inside its partition and the hashed area inside the data partition.
+/// Checks that the tree lies inside its partition or file and the hashed area inside the data partition. Both places come
+/// with the number of their partition, where they have one.
 fn shape(
     dissection: &Dissection,
-    data: &Partition,
-    data_number: PartitionNumber,
-    hash: &Partition,
-    hash_number: PartitionNumber,
+    (data, data_number): (Extent, Option<PartitionNumber>),
+    (hash, hash_number): (Extent, Option<PartitionNumber>),
     superblock: &VeritySuperblock,
     root_hash: &RootHash,
 ) -> Result<Shape, Box<Finding>> {
     let refuse = |rule, number, expected: String, found: String| {
-        Err(Box::new(Finding::of_partition(rule, Some(number), expected, found)))
+        Err(Box::new(Finding::of_partition(rule, number, expected, found)))
     };
     if root_hash.algorithm() != superblock.algorithm {
         return refuse(
@@ -430,20 +530,20 @@ fn shape(
         }
     };
     let data_length = geometry.data_length();
-    let Some(data_extent) = data.extent.part(ByteLength::ZERO, data_length) else {
+    let Some(data_extent) = data.part(ByteLength::ZERO, data_length) else {
         return refuse(
             Rule::DataBlocksOutside,
             data_number,
-            format!("at most {} bytes", data.extent.length()),
+            format!("at most {} bytes", data.length()),
             format!("{data_length} hashed bytes"),
         );
     };
     let tree = geometry.tree_extent();
-    let Some(tree_extent) = hash.extent.part(ByteLength::new(tree.start().bytes()), tree.length()) else {
+    let Some(tree_extent) = hash.part(ByteLength::new(tree.start().bytes()), tree.length()) else {
         return refuse(
             Rule::HashTreeOutside,
             hash_number,
-            format!("a hash tree that ends within {} bytes", hash.extent.length()),
+            format!("a hash tree that ends within {} bytes", hash.length()),
             format!("a hash tree that ends at {}", tree.end()),
         );
     };

@@ -11,9 +11,11 @@ use crate::format::units::{ByteLength, Extent, PartitionNumber, SectorSize};
 use crate::trust::root_hash::AuthenticatedRootHash;
 
 use super::assessment::{Assessed, Assessment};
-use super::dissection::{Dissection, Layout, Partition, Standing, VeritySet};
+use super::dissection::{Dissection, Layout, Partition, Standing, TreePlace, VeritySet};
 use super::finding::{Finding, Level, Rule};
-use super::policy::{Found, FoundFileSystem, ImagePolicy, Objection, PolicyRefusal, Protection, Use};
+use super::policy::{
+    Found, FoundFileSystem, ImagePolicy, Objection, PolicyRefusal, Protection, RuleOrigin, Use,
+};
 use super::presets::{RequestedPolicy, Strictness};
 
 /// What a policy says of every partition of an image.
@@ -45,6 +47,9 @@ pub fn evaluate(dissection: &Dissection, assessment: &Assessment, requested: &Re
             }
             (Ok(_), None) => {}
             (Err(refusal), chosen) => {
+                if chosen.is_none() && lies_beside(dissection, designator, &refusal) {
+                    continue;
+                }
                 let number = chosen.and_then(|(_, (partition, _))| partition.number);
                 refused.extend(chosen.map(|(index, _)| index));
                 let about_its_state = matches!(refusal.objection, Objection::Protection { .. });
@@ -115,6 +120,20 @@ fn decide(
     policy.rule(designator).decide(found)
 }
 
+/// Whether a partition is missing that only follows from the rule for its data, and what would be in it lies in a file
+/// beside the image. A rule that names the partition itself wants it.
+fn lies_beside(dissection: &Dissection, designator: Designator, refusal: &PolicyRefusal) -> bool {
+    let set = designator.verity_data().and_then(|data| dissection.verity_of(data));
+    let beside = set.is_some_and(|set| match designator.verity_role() {
+        Some(VerityRole::Hash) => set.hash == TreePlace::Beside,
+        Some(VerityRole::Signature) => set.signature_beside.is_some(),
+        Some(VerityRole::Data) | None => false,
+    });
+    beside
+        && matches!(refusal.objection, Objection::Missing { .. })
+        && matches!(refusal.rule.origin(), RuleOrigin::Derived { .. })
+}
+
 /// Hash trees and signatures of data that is not used are not used either.
 fn leave_companions_of_unused_data(dissection: &Dissection, uses: &mut [Use]) {
     for data in [Designator::Root, Designator::Usr] {
@@ -133,14 +152,15 @@ fn leave_companions_of_unused_data(dissection: &Dissection, uses: &mut [Use]) {
 /// A hash tree that the policy leaves unused protects nothing: data under it must not be used as if it did.
 fn refuse_unused_hash_trees(dissection: &Dissection, evaluation: &mut Evaluation) {
     for set in &dissection.verity {
-        let use_of = |number: PartitionNumber| {
-            let position = dissection.partitions.iter().position(|p| p.number == Some(number))?;
+        let use_of = |number: Option<PartitionNumber>| {
+            let position = dissection.partitions.iter().position(|p| p.number == number)?;
             evaluation.uses.get(position).copied()
         };
-        if use_of(set.data) == Some(Use::Used) && use_of(set.hash) == Some(Use::Unused) {
+        let Some(hash) = set.hash.partition() else { continue };
+        if use_of(set.data) == Some(Use::Used) && use_of(Some(hash)) == Some(Use::Unused) {
             evaluation.refusals.push(Finding::of_partition(
                 Rule::PolicyState,
-                Some(set.hash),
+                Some(hash),
                 format!("a hash tree that may be used, because the {} partition needs it", set.designator),
                 "a rule that leaves it unused",
             ));
@@ -225,7 +245,7 @@ fn why_not_signed(partition: &Partition, dissection: &Dissection, assessment: &A
         return String::new();
     };
     let about = |finding: &&Finding| {
-        finding.partition == Some(set.data)
+        finding.partition == set.data
             || set.signatures.iter().any(|(number, _)| finding.partition == Some(*number))
     };
     let reasons: Vec<String> = assessment
@@ -236,7 +256,7 @@ fn why_not_signed(partition: &Partition, dissection: &Dissection, assessment: &A
         .collect();
     match reasons.is_empty() {
         false => format!(": {}", reasons.join(", ")),
-        true if set.signatures.is_empty() => ": nobody signed it".to_owned(),
+        true if !set.is_signed() => ": nobody signed it".to_owned(),
         true => String::new(),
     }
 }
@@ -319,7 +339,7 @@ pub struct PlannedVerity {
     pub set: VeritySet,
     /// The root hash as something to rely on; `None` under a policy that is content with `verity`.
     pub authenticated: Option<AuthenticatedRootHash>,
-    /// The partition with the signature that authenticates it, where one does.
+    /// The partition with the signature that authenticates it, where it lies in one.
     pub signature: Option<PartitionNumber>,
 }
 
@@ -451,10 +471,10 @@ fn refuse_writing_elsewhere(dissection: &Dissection, devices: &[PlannedDevice]) 
             .filter(|partition| partition.number != device.number)
             .map(|partition| (partition.extent, named("partition", partition.number)));
         let verified = dissection.verity.iter().flat_map(|set| {
-            [
-                (set.data_extent, format!("the verified data of {}", set.designator)),
-                (set.tree_extent, format!("the hash tree of {}", set.designator)),
-            ]
+            let tree =
+                set.tree_in_image().map(|extent| (extent, format!("the hash tree of {}", set.designator)));
+            let data = (set.data_extent, format!("the verified data of {}", set.designator));
+            std::iter::once(data).chain(tree)
         });
         let others = devices
             .iter()

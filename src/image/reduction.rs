@@ -9,7 +9,7 @@ use crate::format::units::{ByteLength, ByteOffset, Extent, PartitionNumber};
 use crate::format::verity::VeritySuperblock;
 
 use super::assessment::Assessment;
-use super::dissection::{Dissection, Layout, Partition, Standing, VeritySet};
+use super::dissection::{Dissection, Layout, Partition, Standing, TreePlace, VeritySet};
 use super::plan::{ActivationPlan, PlannedDevice};
 
 /// Why an image is not reduced.
@@ -168,9 +168,11 @@ fn keep_device(
         let found = dissection.partitions.iter().find(|partition| partition.number == Some(number));
         found.map(|partition| partition.extent).ok_or(ReductionError::OtherImage { number })
     };
-    // What lies between superblock and tree, and behind the tree, is nobody's.
-    let superblock = whole(set.hash)?.truncated(ByteLength::of(&[0; VeritySuperblock::SIZE]));
-    kept.push(Kept { number: set.hash, extents: vec![superblock, set.tree_extent] });
+    if let TreePlace::Partition(number) = set.hash {
+        // What lies between superblock and tree, and behind the tree, is nobody's.
+        let superblock = whole(number)?.truncated(ByteLength::of(&[0; VeritySuperblock::SIZE]));
+        kept.push(Kept { number, extents: vec![superblock, set.tree_extent] });
+    }
     // The one that holds; where none does, the policy is content without, and the first may count for somebody else.
     let first = set.signatures.first().map(|(number, _)| *number);
     if let Some(signature) = verity.signature.or(first) {
@@ -194,14 +196,15 @@ fn entry(partition: &Partition, number: PartitionNumber) -> Option<GptEntry> {
 
 /// Whether the same tree verifies the same data by the same root hash.
 fn same_verity(planned: Option<&VeritySet>, found: Option<&VeritySet>) -> bool {
-    let essence = |set: &VeritySet| -> (Designator, [PartitionNumber; 2], [Extent; 2], VeritySuperblock, _) {
-        (
-            set.designator,
-            [set.data, set.hash],
-            [set.data_extent, set.tree_extent],
-            set.superblock.clone(),
-            set.root_hash.clone(),
-        )
-    };
+    let essence =
+        |set: &VeritySet| -> (Designator, [Option<PartitionNumber>; 2], [Extent; 2], VeritySuperblock, _) {
+            (
+                set.designator,
+                [set.data, set.hash.partition()],
+                [set.data_extent, set.tree_extent],
+                set.superblock.clone(),
+                set.root_hash.clone(),
+            )
+        };
     planned.map(essence) == found.map(essence)
 }

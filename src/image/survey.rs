@@ -16,6 +16,7 @@ use crate::format::superblock::{self, Superblock, SuperblockKind};
 use crate::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
 use crate::format::verity_signature::VeritySignature;
 
+use super::beside::{Beside, WantedRootHash};
 use super::candidates;
 use super::contents;
 use super::dissection::{Dissection, Layout, Partition, PassedOver, Standing};
@@ -41,13 +42,15 @@ pub struct SurveyOptions {
     pub usr_hash: Option<RootHash>,
     /// The sector size, where the device has one; `None` to find it by the table.
     pub sector_size: Option<SectorSize>,
+    /// What lies beside the image.
+    pub beside: Beside,
 }
 
 impl SurveyOptions {
     /// Nothing known but the architecture.
     #[must_use]
-    pub const fn new(architecture: Architecture) -> Self {
-        Self { architecture, root_hash: None, usr_hash: None, sector_size: None }
+    pub fn new(architecture: Architecture) -> Self {
+        Self { architecture, root_hash: None, usr_hash: None, sector_size: None, beside: Beside::default() }
     }
 
     /// The root hash that the caller knows for `designator`.
@@ -58,6 +61,16 @@ impl SurveyOptions {
             Designator::Usr => self.usr_hash.as_ref(),
             _ => None,
         }
+    }
+
+    /// The root hash that is looked for: the one that the caller knows, or else the one that a file beside the image
+    /// proposes.
+    pub(super) fn wanted(&self, designator: Designator) -> Option<WantedRootHash<'_>> {
+        if let Some(root_hash) = self.given(designator) {
+            return Some(WantedRootHash { root_hash, proposed_by: None });
+        }
+        let (root_hash, origin) = self.beside.proposal(designator)?;
+        Some(WantedRootHash { root_hash, proposed_by: Some(origin) })
     }
 }
 
@@ -203,22 +216,22 @@ impl Survey {
         let damaged = contents::read_luks(&mut dissection.partitions, &self.bytes);
         dissection.findings.extend(damaged);
         pairing::pair(&mut dissection, &self.bytes, &self.options);
+        self.finish_contents(dissection, needed)
+    }
+
+    /// The last stages: what the hashed areas hold, logs, then the findings about contents.
+    fn finish_contents(&self, mut dissection: Dissection, needed: &mut u64) -> Result<Progress, Malformed> {
         // Of a protected partition only the hashed area will exist for anybody, so that alone decides what it holds.
         let hashed: Vec<Extent> = dissection.verity.iter().map(|set| set.data_extent).collect();
         if let Some(wanted) = self.missing(hashed.into_iter().flat_map(superblock_extents), needed)? {
             return Ok(wanted);
         }
         for set in &dissection.verity {
-            let data = dissection.partitions.iter_mut().find(|partition| partition.number == Some(set.data));
+            let data = dissection.partitions.iter_mut().find(|partition| partition.number == set.data);
             if let Some(data) = data {
                 data.superblocks = superblock::probe(&Window::new(&self.bytes, set.data_extent));
             }
         }
-        self.finish_contents(dissection)
-    }
-
-    /// The last stage: logs, then the findings about contents.
-    fn finish_contents(&self, mut dissection: Dissection) -> Result<Progress, Malformed> {
         // What is wanted of a log depends on what was read of it. It is bounded by itself, and not counted: that would
         // depend on the order of reading.
         let wanted = contents::examine_logs(&mut dissection, &self.bytes);
@@ -270,8 +283,8 @@ impl Survey {
             partitions: vec![partition],
             verity: Vec::new(),
         };
-        dissection.findings.extend(pairing::without_table(&self.options));
-        self.finish_contents(dissection)
+        pairing::pair_without_table(&mut dissection, &self.options);
+        self.finish_contents(dissection, needed)
     }
 
     /// Those of `extents` that have not been fed, within the image; `None` where there are none.

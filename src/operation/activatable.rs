@@ -10,7 +10,7 @@ use crate::kernel::device_mapper;
 use super::activate::no_dm_verity;
 use super::cancel::Cancel;
 use super::error::OperationError;
-use super::source::ImageFile;
+use super::source::{ImageFile, ImageSource};
 use super::trust_store::TrustStore;
 use super::verified_image::{VerifiedImage, plan};
 
@@ -30,6 +30,15 @@ impl<'a> Activatable<'a> {
         match self {
             Self::Verified(image) => image.file(),
             Self::OnDisk(image) => image.image.file(),
+        }
+    }
+
+    /// The file beside it that has the hash tree.
+    #[must_use]
+    pub fn tree(self) -> Option<&'a File> {
+        match self {
+            Self::Verified(image) => image.tree(),
+            Self::OnDisk(image) => image.image.companions().tree(),
         }
     }
 

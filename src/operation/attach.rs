@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::{ByteLength, ByteOffset, Extent};
+use crate::image::dissection::TreePlace;
 use crate::image::plan::{Access, ActivationPlan};
 use crate::image::presets::RequestedPolicy;
 use crate::kernel::memory::{MemoryFile, available_memory};
@@ -16,6 +17,7 @@ use super::activate::{
     Activation, ActivationOptions, Attached, GuardOptions, Reservation, device_references,
 };
 use super::cancel::Cancel;
+use super::companions::{CompanionSettings, Companions};
 use super::detach::reap;
 use super::error::OperationError;
 use super::fault;
@@ -34,6 +36,8 @@ const PIECE: u64 = 1 << 20;
 pub struct AttachRequest {
     /// The image.
     pub image: PathBuf,
+    /// What is looked at beside it.
+    pub companions: CompanionSettings,
     /// The name of the links; `None` for the file's own name.
     pub reference: Option<LoopReference>,
     /// What is required of the image.
@@ -86,7 +90,7 @@ pub fn plan_attach(
         Some(reference) => reference.clone(),
         None => default_reference(&request.image)?,
     };
-    let image = ImageFile::open(&request.image)?;
+    let image = ImageFile::open_with_companions(&request.image, &request.companions)?;
     let plan = plan(&image, trust, &request.policy, request.access(), cancel)?;
     device_references(&reference, &plan)?;
     Ok((reference, plan))
@@ -118,7 +122,7 @@ pub(super) fn activate(
     reap(observer)?;
     // A look at the file refuses early what is to be refused. It is a hint: what counts is done again.
     let (reference, _) = plan_attach(request, trust, cancel)?;
-    let image = ImageFile::open(&request.image)?;
+    let image = ImageFile::open_with_companions(&request.image, &request.companions)?;
     let source = std::fs::canonicalize(&request.image)
         .map_err(|source| OperationError::system("resolving", &request.image, source))?
         .display()
@@ -162,24 +166,58 @@ fn copy_into_memory(
     let mut extents = recorder.extents.into_inner().unwrap_or_default();
     for device in &plan.devices {
         extents.push(device.extent);
-        extents.extend(device.verity.as_ref().map(|verity| verity.set.tree_extent));
+        extents.extend(device.verity.as_ref().and_then(|verity| verity.set.tree_in_image()));
     }
     let extents = merged(extents);
-    let needed = extents.iter().map(|extent| extent.length().bytes()).sum::<u64>();
+    let length = extents.iter().map(|extent| extent.length().bytes()).sum::<u64>();
+    let needed = length.saturating_add(tree_beside(&plan).unwrap_or(ByteLength::ZERO).bytes());
     let available = available_memory().map_err(memory_error(&request.image))?.bytes();
     if needed > available {
         let problem = format!("{needed} bytes of memory are needed and {available} can be had");
         return Err(OperationError::state("copying into memory", request.image.display(), problem));
     }
     let file = MemoryFile::create("ddictl", image.size()).map_err(memory_error(&request.image))?;
-    observer.started("copying into memory", Some(ByteLength::new(needed)));
+    observer.started("copying into memory", Some(ByteLength::new(length)));
     let copied = copy(image, &file, &extents, observer, cancel);
     observer.finished();
     copied?;
     fault::point("attach:copied")?;
     let sealed = file.seal().map_err(memory_error(&request.image))?;
     let copy = sealed.file().try_clone().map_err(memory)?;
-    Ok(ImmutableImage::new(copy, source, image.size(), None))
+    let companions = companions_in_memory(image, &plan, request)?;
+    Ok(ImmutableImage::new(copy, source, image.size(), None).with_companions(companions))
+}
+
+/// How much of the file beside an image its hash tree takes, from the superblock on; `None` where it lies in the image.
+fn tree_beside(plan: &ActivationPlan) -> Option<ByteLength> {
+    let mut sets = plan.devices.iter().filter_map(|device| Some(&device.verity.as_ref()?.set));
+    let set = sets.find(|set| set.hash == TreePlace::Beside)?;
+    Some(ByteLength::new(set.tree_extent.end().bytes()))
+}
+
+/// What lies beside the image, with the hash tree in a sealed memory file if there is one that is used.
+fn companions_in_memory(
+    image: &ImageFile,
+    plan: &ActivationPlan,
+    request: &AttachRequest,
+) -> Result<Companions, OperationError> {
+    let memory = |source| OperationError::system("copying into memory", &request.image, source);
+    let companions = image.companions().try_clone().map_err(memory)?;
+    let Some(size) = tree_beside(plan) else {
+        return Ok(companions);
+    };
+    let file = MemoryFile::create("ddictl", size).map_err(memory_error(&request.image))?;
+    let mut offset = 0;
+    while offset < size.bytes() {
+        let length = ByteLength::new(size.bytes().saturating_sub(offset).min(PIECE));
+        let part = Extent::new(ByteOffset::new(offset), length);
+        for bytes in companions.read_tree(part.as_slice())? {
+            file.write_at(&bytes, offset).map_err(|source| memory_error(&request.image)(source))?;
+        }
+        offset = offset.saturating_add(PIECE);
+    }
+    let sealed = file.seal().map_err(memory_error(&request.image))?;
+    Ok(companions.with_tree_in(sealed.file().try_clone().map_err(memory)?, size))
 }
 
 fn memory_error(
@@ -228,6 +266,10 @@ impl ImageSource for Recorder<'_> {
 
     fn name(&self) -> &str {
         self.image.name()
+    }
+
+    fn companions(&self) -> &Companions {
+        self.image.companions()
     }
 
     fn read(&self, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError> {

@@ -35,12 +35,13 @@ pub fn native_architecture() -> Result<Architecture, OperationError> {
     })
 }
 
-/// What a survey is told of the caller's trust.
+/// What a survey is told of the caller's trust, and of what lies beside the image.
 ///
 /// # Errors
-/// As [`native_architecture`].
-pub fn survey_options(trust: &TrustStore) -> Result<SurveyOptions, OperationError> {
+/// As [`native_architecture`]; [`OperationError::System`] where what lies beside the image cannot be read.
+pub fn survey_options(trust: &TrustStore, source: &dyn ImageSource) -> Result<SurveyOptions, OperationError> {
     Ok(SurveyOptions {
+        beside: source.companions().beside()?,
         root_hash: trust.settings().root_hash.clone(),
         usr_hash: trust.settings().usr_hash.clone(),
         ..SurveyOptions::new(native_architecture()?)
@@ -56,7 +57,7 @@ pub fn examine(
     trust: &TrustStore,
     cancel: &Cancel,
 ) -> Result<Examined, OperationError> {
-    let dissection = survey(source, survey_options(trust)?, cancel)?;
+    let dissection = survey(source, survey_options(trust, source)?, cancel)?;
     let assessment = assess(&dissection, &trust.trust());
     Ok(Examined { dissection, assessment })
 }

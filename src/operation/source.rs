@@ -7,11 +7,12 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use crate::format::units::{ByteLength, ByteOffset, Extent};
-use crate::image::dissection::Dissection;
+use crate::image::dissection::{Dissection, TreePlace, VeritySet};
 use crate::image::survey::{Survey, SurveyOptions};
 use crate::kernel;
 
 use super::cancel::Cancel;
+use super::companions::{CompanionSettings, Companions};
 use super::error::{OperationError, image_name};
 
 /// Rounds of reading that a survey may ask for; it needs eleven.
@@ -30,15 +31,32 @@ pub trait ImageSource: Sync {
     /// # Errors
     /// Whatever the system or the network says; a source that became shorter is an error.
     fn read(&self, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError>;
+
+    /// What lies beside the image.
+    fn companions(&self) -> &Companions {
+        Companions::NONE
+    }
+
+    /// Reads these extents from where the hash tree of `set` lies: the image, or a file beside it.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    fn read_tree(&self, set: &VeritySet, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError> {
+        match set.hash {
+            TreePlace::Partition(_) => self.read(extents),
+            TreePlace::Beside => self.companions().read_tree(extents),
+        }
+    }
 }
 
-/// An image in a file or on a block device.
+/// An image in a file or on a block device, with what lies beside it.
 #[derive(Debug)]
 pub struct ImageFile {
     file: File,
     path: PathBuf,
     name: String,
     size: ByteLength,
+    companions: Companions,
 }
 
 impl ImageFile {
@@ -60,13 +78,44 @@ impl ImageFile {
             let problem = "not a regular file or a block device: expected a disk image";
             return Err(OperationError::state("opening", path.display(), problem));
         };
-        Ok(Self { file, path: path.to_owned(), name: image_name(path), size: ByteLength::new(size) })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            name: image_name(path),
+            size: ByteLength::new(size),
+            companions: Companions::none(),
+        })
+    }
+
+    /// As [`Self::open`], with what lies beside it. A block device has only what was named: its directory is no place for
+    /// files.
+    ///
+    /// # Errors
+    /// As [`Self::open`], also for the files beside it.
+    pub fn open_with_companions(path: &Path, settings: &CompanionSettings) -> Result<Self, OperationError> {
+        let image = Self::open(path)?;
+        let is_file = image.file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let settings =
+            CompanionSettings { automatic: settings.automatic && is_file, named: settings.named.clone() };
+        let companions = Companions::open(path, &settings)?;
+        Ok(image.with_companions(companions))
+    }
+
+    /// The same image with these files beside it.
+    #[must_use]
+    pub fn with_companions(self, companions: Companions) -> Self {
+        Self { companions, ..self }
     }
 
     /// An image in a file that is open already, called `name`.
     #[must_use]
     pub fn from_file(file: File, name: &str, size: ByteLength) -> Self {
-        Self { file, path: PathBuf::from(name), name: name.to_owned(), size }
+        Self { file, path: PathBuf::from(name), name: name.to_owned(), size, companions: Companions::none() }
+    }
+
+    /// The same image by another descriptor.
+    pub(super) fn through(self, file: File) -> Self {
+        Self { file, ..self }
     }
 
     /// The very same file, opened for writing, whatever has its name by now.
@@ -108,6 +157,10 @@ impl ImageSource for ImageFile {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn companions(&self) -> &Companions {
+        &self.companions
     }
 
     fn read(&self, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError> {

@@ -11,6 +11,7 @@ use crate::trust::download::{CheckedDownload, VerifiedDownload};
 use crate::trust::hash_tree::VerifiedData;
 
 use super::cancel::Cancel;
+use super::companions::Companions;
 use super::error::OperationError;
 use super::examine::{native_architecture, survey_options};
 use super::leaves::EarlyLeaves;
@@ -33,6 +34,12 @@ impl ImmutableImage {
     /// were compared with, where that was a download.
     pub(super) fn new(file: File, source: &str, size: ByteLength, download: Option<CheckedDownload>) -> Self {
         Self { image: ImageFile::from_file(file, source, size), source: source.to_owned(), download }
+    }
+
+    /// The same image with these files beside it. What of them is used after verification must lie where nobody can write
+    /// it, too.
+    pub(super) fn with_companions(self, companions: Companions) -> Self {
+        Self { image: self.image.with_companions(companions), ..self }
     }
 }
 
@@ -88,8 +95,7 @@ impl VerifiedImage {
             let problem = "expected the file that was verified, found another one under its name";
             return Err(OperationError::state("reopening", &self.image.source, problem));
         }
-        let size = self.image.image.size();
-        self.image.image = ImageFile::from_file(file, &self.image.source, size);
+        self.image.image = self.image.image.through(file);
         Ok(self)
     }
 
@@ -108,6 +114,12 @@ impl VerifiedImage {
     #[must_use]
     pub const fn file(&self) -> &File {
         self.image.image.file()
+    }
+
+    /// The file beside it that has the hash tree.
+    #[must_use]
+    pub fn tree(&self) -> Option<&File> {
+        self.image.image.companions().tree()
     }
 
     /// Where it came from.
@@ -147,7 +159,7 @@ fn plan_in(
     access: Access,
     cancel: &Cancel,
 ) -> Result<ActivationPlan, OperationError> {
-    let dissection = survey(image, survey_options(trust)?, cancel)?;
+    let dissection = survey(image, survey_options(trust, image)?, cancel)?;
     let assessment = assess(&dissection, &trust.trust_in(download));
     let plan = ActivationPlan::new(&dissection, assessment, policy, native_architecture()?, access).map_err(
         |refusal| OperationError::Refused { image: image.name().to_owned(), refusal: Box::new(refusal) },

@@ -66,13 +66,12 @@ pub(super) fn verify_rest(
         refuse(image, set, rule, format!("data with root hash {}", set.root_hash), mismatch.to_string())
     };
     let mut check = verifier.compare_with(&set.root_hash).map_err(wrong)?;
-    let mut buffer = Vec::new();
     let mut offset = 0;
     while let Some(part) = piece(set.tree_extent, offset, TREE_PIECE) {
         cancel.check()?;
-        buffer.resize(part.length().in_memory().unwrap_or_default(), 0);
-        image.read_at(part.start(), &mut buffer)?;
-        check.take(&buffer).map_err(wrong)?;
+        for stored in image.read_tree(set, &[part])? {
+            check.take(&stored).map_err(wrong)?;
+        }
         offset = offset.saturating_add(TREE_PIECE);
     }
     check.finish().map_err(wrong)
@@ -81,7 +80,7 @@ pub(super) fn verify_rest(
 fn refuse(image: &ImageFile, set: &VeritySet, rule: Rule, expected: String, found: String) -> OperationError {
     OperationError::Integrity {
         image: image.name().to_owned(),
-        finding: Box::new(Finding::of_partition(rule, Some(set.data), expected, found)),
+        finding: Box::new(Finding::of_partition(rule, set.data, expected, found)),
     }
 }
 
@@ -91,13 +90,13 @@ fn refuse(image: &ImageFile, set: &VeritySet, rule: Rule, expected: String, foun
 /// # Errors
 /// [`OperationError::Integrity`], or what reading said.
 pub(super) fn check_top(image: &dyn ImageSource, set: &VeritySet) -> Result<(), OperationError> {
-    let (whole, block) = match set.geometry.levels() {
+    let top = match set.geometry.levels() {
         // A single data block is its own tree.
-        [] => (set.data_extent, set.superblock.data_block_size),
-        _ => (set.tree_extent, set.superblock.hash_block_size),
+        [] => image.read(&[set.data_extent.truncated(set.superblock.data_block_size.length())])?,
+        _ => image.read_tree(set, &[set.tree_extent.truncated(set.superblock.hash_block_size.length())])?,
     };
-    let top = image.read(&[whole.truncated(block.length())])?.pop().unwrap_or_default();
-    let digest = BlockHasher::new(set.superblock.algorithm, set.superblock.salt.as_bytes()).digest(&top);
+    let top = top.first().map(Vec::as_slice).unwrap_or_default();
+    let digest = BlockHasher::new(set.superblock.algorithm, set.superblock.salt.as_bytes()).digest(top);
     if digest == set.root_hash.as_bytes() {
         return Ok(());
     }
@@ -105,7 +104,12 @@ pub(super) fn check_top(image: &dyn ImageSource, set: &VeritySet) -> Result<(), 
     let found = RootHash::from_bytes(&digest).map_or_else(|error| error.to_string(), |hash| hash.to_string());
     Err(OperationError::Integrity {
         image: image.name().to_owned(),
-        finding: Box::new(Finding::of_partition(Rule::HashTreeCorrupt, Some(set.hash), expected, found)),
+        finding: Box::new(Finding::of_partition(
+            Rule::HashTreeCorrupt,
+            set.hash.partition(),
+            expected,
+            found,
+        )),
     })
 }
 

@@ -60,12 +60,15 @@ pub fn verify_image(
         let Some(set) = partition.designator().and_then(|designator| dissection.verity_of(designator)) else {
             continue;
         };
-        if partition.number != Some(set.data) {
+        if partition.number != set.data {
             continue;
         }
-        if assessed.authenticated.is_none() && !set.signatures.is_empty() {
-            let about =
-                |finding: &&Finding| set.signatures.iter().any(|(n, _)| finding.partition == Some(*n));
+        if assessed.authenticated.is_none() && set.is_signed() {
+            // One that lies beside the image is spoken of with the data that it would be for.
+            let about = |finding: &&Finding| {
+                let beside = set.signature_beside.is_some() && finding.partition == set.data;
+                beside || set.signatures.iter().any(|(n, _)| finding.partition == Some(*n))
+            };
             let findings = assessment.findings.iter().filter(about).cloned();
             return Err(refused(findings.map(|finding| finding.at_least(Level::Error)).collect()));
         }

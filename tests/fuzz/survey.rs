@@ -180,7 +180,8 @@ fn check_dissection(dissection: &Dissection) {
     for set in &dissection.verity {
         let numbered =
             |number| dissection.partitions.iter().find(|partition| partition.number == Some(number));
-        let (data, hash) = (numbered(set.data).unwrap(), numbered(set.hash).unwrap());
+        let (data, hash) =
+            (numbered(set.data.unwrap()).unwrap(), numbered(set.hash.partition().unwrap()).unwrap());
         assert_eq!(data.standing, Standing::Chosen(set.designator));
         assert_eq!(hash.standing, Standing::Chosen(set.designator.verity_hash().unwrap()));
         assert!(data.extent.contains(set.data_extent) && data.extent.start() == set.data_extent.start());

@@ -11,10 +11,14 @@ use std::process::ExitCode;
 #[path = "../host/attach.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
 mod attach;
+#[path = "../host/beside.rs"]
+#[allow(dead_code, reason = "its tests run with those of the host")]
+mod beside;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
 mod device_mapper;
 mod dm_attach;
+mod dm_beside;
 mod encrypted_attach;
 #[path = "../host/faults.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
             kernel::TESTS,
             device_mapper::TESTS,
             dm_attach::TESTS,
+            dm_beside::TESTS,
             encrypted_attach::TESTS,
             luks::TESTS,
             systemd::policy_table::TESTS,

@@ -9,6 +9,7 @@
 use std::process::ExitCode;
 
 mod attach;
+mod beside;
 mod faults;
 mod gaps;
 #[path = "../support/gpt_builder.rs"]
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
             repart_images::TESTS,
             seal::TESTS,
             attach::TESTS,
+            beside::TESTS,
             udev_links::TESTS,
             gaps::TESTS,
             faults::TESTS,

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ddictl::format::root_hash::RootHash;
 use ddictl::format::units::{ByteLength, ByteOffset, Extent};
 use ddictl::image::assessment::{Assessment, Trust, assess};
+use ddictl::image::beside::Beside;
 use ddictl::image::dissection::Dissection;
 use ddictl::image::finding::{Finding, Rule};
 use ddictl::image::plan::{Access, ActivationPlan};
@@ -27,6 +28,7 @@ const MAXIMUM_ROUNDS: usize = 12;
 pub(crate) struct Judge {
     anchors: TrustAnchors,
     root_hash: Option<RootHash>,
+    beside: Beside,
 }
 
 /// What became of an image.
@@ -44,12 +46,19 @@ impl Judge {
     /// Trusts these signers.
     pub(crate) fn trusting(pairs: &[&Pair]) -> Self {
         let anchor = |pair: &&Pair| TrustAnchor::from_pem("test", &pair.certificate_pem()).unwrap();
-        Self { anchors: TrustAnchors::new(pairs.iter().map(anchor).collect()), root_hash: None }
+        let anchors = TrustAnchors::new(pairs.iter().map(anchor).collect());
+        Self { anchors, root_hash: None, beside: Beside::default() }
     }
 
     /// Knows the root hash of the root partition.
     pub(crate) fn root_hash(mut self, root_hash: Option<RootHash>) -> Self {
         self.root_hash = root_hash;
+        self
+    }
+
+    /// Sees these files beside the image.
+    pub(crate) fn beside(mut self, beside: Beside) -> Self {
+        self.beside = beside;
         self
     }
 
@@ -65,7 +74,11 @@ impl Judge {
 
     /// Surveys and assesses an image.
     pub(crate) fn examine(&self, image: &[u8]) -> Result<(Dissection, Assessment), Malformed> {
-        let options = SurveyOptions { root_hash: self.root_hash.clone(), ..SurveyOptions::new(native()) };
+        let options = SurveyOptions {
+            root_hash: self.root_hash.clone(),
+            beside: self.beside.clone(),
+            ..SurveyOptions::new(native())
+        };
         let dissection = survey(image, options)?;
         let assessment = assess(&dissection, &self.trust());
         Ok((dissection, assessment))

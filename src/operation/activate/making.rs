@@ -25,8 +25,8 @@ use crate::operation::unlock::{self, Keys, UnlockRequest};
 
 use super::{ActivationOptions, GuardOptions, Reservation};
 
-/// The bytes of the image that the device of the hash tree shows: the beginning of the hash partition with the superblock,
-/// which is where tools look for it, and the tree, and nothing behind.
+/// The bytes that the device of the hash tree shows of the image, or of the file beside it: the beginning of the hash
+/// partition with the superblock, which is where tools look for it, and the tree, and nothing behind.
 pub(super) fn hash_extent(set: &VeritySet) -> Option<Extent> {
     let within = set.geometry.tree_extent();
     let start = set.tree_extent.start().bytes().checked_sub(within.start().bytes())?;
@@ -104,10 +104,12 @@ impl Reservation {
         else {
             return Err(not_as_recorded(image));
         };
-        let backing = match (recorded.read_only, image.writable()) {
-            (true, _) => image.file(),
-            (false, Some(writable)) => writable,
-            (false, None) => {
+        let backing = match (&recorded.file, recorded.read_only, image.tree(), image.writable()) {
+            (None, true, ..) => image.file(),
+            (None, false, _, Some(writable)) => writable,
+            (Some(_), true, Some(tree), _) => tree,
+            (Some(_), ..) => return Err(not_as_recorded(image)),
+            (None, false, _, None) => {
                 let problem = "the plan has a writable device, and the image was not opened for writing";
                 return Err(OperationError::state("attaching", &recorded.reference, problem));
             }

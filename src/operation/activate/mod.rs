@@ -12,6 +12,7 @@ mod unpacked;
 mod whole_disk;
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -19,6 +20,7 @@ use std::time::Instant;
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::{Extent, PartitionNumber};
 use crate::format::verity::table::OnCorruption;
+use crate::image::dissection::TreePlace;
 use crate::image::finding::Level;
 use crate::image::plan::PlannedDevice;
 use crate::image::policy::Protection;
@@ -207,12 +209,13 @@ impl Reservation {
             digest: image.digest(),
         };
         self.record.policy.clone_from(&image.plan().policy);
+        let tree = file_of_tree(image.tree())?;
         self.record.devices = image
             .plan()
             .devices
             .iter()
             .zip(&references)
-            .map(|(planned, name)| recorded(&self.reference, planned, name, guarded, unlocked))
+            .map(|(planned, name)| recorded(&self.reference, planned, name, tree.as_ref(), guarded, unlocked))
             .collect::<Result<_, _>>()?;
         Ok(())
     }
@@ -380,11 +383,19 @@ pub(super) fn no_dm_verity(source: &str) -> OperationError {
     OperationError::state("attaching", source, problem)
 }
 
-/// What a planned device will consist of.
+/// Which file a hash tree beside the image lies in.
+fn file_of_tree(tree: Option<&File>) -> Result<Option<FileIdentity>, OperationError> {
+    let metadata = tree.map(File::metadata).transpose();
+    let examining = |source| OperationError::system("examining", "the hash tree beside the image", source);
+    Ok(metadata.map_err(examining)?.as_ref().map(FileIdentity::of))
+}
+
+/// What a planned device will consist of. `tree` is the file beside the image that has a hash tree.
 fn recorded(
     attachment: &LoopReference,
     planned: &PlannedDevice,
     reference: &LoopReference,
+    tree: Option<&FileIdentity>,
     guarded: bool,
     unlocked: bool,
 ) -> Result<RecordedDevice, OperationError> {
@@ -392,6 +403,7 @@ fn recorded(
     let mut mappers = Vec::new();
     let own_loop = |name: &LoopReference, extent: Extent, read_only: bool| RecordedLoop {
         reference: name.to_string(),
+        file: None,
         path: None,
         device: None,
         disk_sequence: None,
@@ -409,7 +421,10 @@ fn recorded(
             })?;
             vec![
                 own_loop(&reference.data().map_err(naming)?, planned.extent, true),
-                own_loop(&reference.hash().map_err(naming)?, hash, true),
+                RecordedLoop {
+                    file: tree.filter(|_| verity.set.hash == TreePlace::Beside).cloned(),
+                    ..own_loop(&reference.hash().map_err(naming)?, hash, true)
+                },
             ]
         }
         None if unlocked && planned.protection.hides_content() => {

@@ -15,10 +15,10 @@ use crate::operation::error::OperationError;
 use crate::operation::record::{
     Owner, Record, RecordStore, RecordedDevice, RecordedLoop, RecordedMapper, State,
 };
-use crate::operation::source::ImageFile;
+use crate::operation::source::{ImageFile, ImageSource};
 use crate::operation::umount::still_mounted;
 
-use super::{Activation, ActivationOptions, Reservation, device_references, making, recorded};
+use super::{Activation, ActivationOptions, Reservation, device_references, file_of_tree, making, recorded};
 
 /// Whether the devices of an attachment show an image that lies in a file: in that very file.
 ///
@@ -119,11 +119,12 @@ fn unusable(
         return Ok(Some("its name is none that is given today".to_owned()));
     };
     let names = device_references(&reference, plan)?;
+    let tree = file_of_tree(image.companions().tree())?;
     for ((made, planned), name) in record.devices.iter().zip(&plan.devices).zip(&names) {
         if planned.protection.hides_content() {
             return Ok(Some(format!("the {} partition is encrypted", planned.designator)));
         }
-        let wanted = recorded(&reference, planned, name, true, options.keys.is_some())?;
+        let wanted = recorded(&reference, planned, name, tree.as_ref(), true, options.keys.is_some())?;
         if let Some(why) = difference(made, &wanted) {
             return Ok(Some(why));
         }

@@ -68,6 +68,7 @@ impl Reservation {
             mappers: Vec::new(),
         };
         let mut below = RecordedLoop {
+            file: None,
             reference,
             path: None,
             device: None,

@@ -30,7 +30,7 @@ pub(super) fn find(
     if request.in_memory || store.is_absent() {
         return Ok(None);
     }
-    let image = ImageFile::open(&request.image)?;
+    let image = ImageFile::open_with_companions(&request.image, &request.companions)?;
     let _lock = store.lock()?;
     let named =
         |record: &Record| request.reference.as_ref().is_none_or(|name| name.as_str() == record.reference);

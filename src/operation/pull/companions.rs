@@ -7,7 +7,7 @@
 use crate::format::companion::CompanionKind;
 use crate::format::units::ByteLength;
 use crate::kernel::memory::{MemoryError, MemoryFile, available_memory};
-use crate::operation::companions::{Companion, CompanionContent, Companions};
+use crate::operation::companions::{Companion, CompanionContent, Companions, MAXIMUM_ROOT_HASH};
 use crate::operation::error::OperationError;
 use crate::operation::observer::Observer;
 use crate::trust::download::{DownloadHasher, ExpectedDownload};
@@ -15,8 +15,6 @@ use crate::trust::signature::MAXIMUM_SIGNATURE;
 
 use super::verification::{FilesBeside, Listing, Piece, Verification, unverified};
 
-/// The most bytes of a root hash in text: its 128 digits, and what editors leave around them.
-const MAXIMUM_ROOT_HASH: usize = 4 << 10;
 /// The most bytes of settings for systemd-nspawn: a hundred times what anyone writes.
 const MAXIMUM_SETTINGS: usize = 1 << 20;
 
@@ -86,7 +84,7 @@ pub fn fetch(
         match (content(*kind, &name, files, &expected, largest_tree)?, missing) {
             (Some(content), _) => {
                 let origin = files.image.sibling(&name).map_or(name, |origin| origin.without_secrets());
-                companions.insert(Companion { kind: *kind, origin, content });
+                companions.insert(Companion { kind: *kind, origin, demanded, content });
             }
             (None, Some(missing)) => return Err(fault(missing)),
             (None, None) => (),

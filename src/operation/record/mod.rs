@@ -214,6 +214,9 @@ pub struct RecordedDevice {
 pub struct RecordedLoop {
     /// The reference that it carries.
     pub reference: String,
+    /// The file that it shows, where that is not the image: one beside it, with the hash tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileIdentity>,
     /// The device node; absent while it is not made.
     pub path: Option<PathBuf>,
     /// The device number as `MAJOR:MINOR`.
@@ -313,10 +316,13 @@ impl Record {
             .find(|(_, mapper)| mapper.name == name)
     }
 
-    /// Whether a loop device shows bytes of the image of this record.
-    #[must_use]
-    pub fn is_behind(&self, status: &LoopStatus) -> bool {
-        self.image.device == status.backing_device.to_string() && self.image.inode == status.backing_inode
+    /// Whether a loop device shows bytes of the file that a recorded one shows: the image, or a file beside it.
+    fn is_behind(&self, recorded: &RecordedLoop, status: &LoopStatus) -> bool {
+        let (device, inode) = match &recorded.file {
+            Some(file) => (&file.device, file.inode),
+            None => (&self.image.device, self.image.inode),
+        };
+        *device == status.backing_device.to_string() && inode == status.backing_inode
     }
 
     /// Whether a loop device is one that this record speaks of: by its number in this boot, where that is recorded, and
@@ -324,16 +330,16 @@ impl Record {
     #[must_use]
     pub fn may_own(&self, status: &LoopStatus) -> bool {
         let recorded = self.loop_device(status.reference().unwrap_or_default());
-        self.is_behind(status)
-            && recorded.is_some_and(|(_, recorded)| {
-                recorded.disk_sequence.is_none_or(|sequence| sequence == status.disk_sequence)
-            })
+        recorded.is_some_and(|(_, recorded)| {
+            self.is_behind(recorded, status)
+                && recorded.disk_sequence.is_none_or(|sequence| sequence == status.disk_sequence)
+        })
     }
 
     /// Whether a loop device is the very one that this record describes.
     #[must_use]
     pub fn describes(&self, recorded: &RecordedLoop, status: &LoopStatus) -> bool {
-        self.is_behind(status)
+        self.is_behind(recorded, status)
             && status.reference() == Some(recorded.reference.as_str())
             && recorded.disk_sequence == Some(status.disk_sequence)
             && recorded.device.as_deref() == Some(status.device.to_string().as_str())

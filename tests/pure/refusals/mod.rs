@@ -1,6 +1,7 @@
 //! Every refusal of the design's policy chapter, each by its name: an image that is accepted, what is done to it, and the
 //! rule that then refuses it, in the library and by the program, whose exit status is 3.
 
+mod beside;
 mod rows;
 
 use std::collections::BTreeSet;
@@ -77,6 +78,9 @@ const ELSEWHERE: &[(Rule, &str)] = &[
     (Rule::ExposedUnauthenticated, "needs a loosened preset: a_looser_text_does_not_loosen_verified_boot"),
     (Rule::RootHashMismatch, "needs a root hash: a_given_root_hash_decides"),
     (Rule::SignatureRefusedByKernel, "needs a kernel that checks signatures: tests/machine"),
+    (Rule::NothingToProve, "needs files beside the image: refusals::beside"),
+    (Rule::RootHashFileInvalid, "needs a file beside the image: refusals::beside"),
+    (Rule::RootHashFileMismatch, "needs a file beside the image: refusals::beside"),
     (Rule::DataCorrupt, "needs the data to be read: command_line"),
     (Rule::HashTreeCorrupt, "needs the data to be read: command_line"),
     (Rule::NoHashTree, "only where verification is asked for: command_line"),
