@@ -14,7 +14,6 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::format::http_header::retry_after;
 use crate::format::units::{ByteOffset, Extent};
 
-use super::body::Body;
 use super::certificates::CertificateAuthorities;
 use super::error::{FetchError, RedirectFault};
 use super::range::Validator;
@@ -93,20 +92,6 @@ impl HttpClient {
         Self(Arc::new(Shared { options, plain: Mutex::default(), secure: Mutex::default() }))
     }
 
-    /// Asks for the whole of `url` and follows redirects. The body is still to be read.
-    ///
-    /// # Errors
-    ///
-    /// Whatever keeps the answer from being the file as it lies on the server: every variant of [`FetchError`] that
-    /// does not speak of ranges.
-    pub fn get(&self, url: &ImageUrl) -> Result<Body, FetchError> {
-        let answer = self.request(url, &Asked::Whole, self.deadline())?;
-        match answer.head.status {
-            200 => answer.into_body(),
-            status => Err(FetchError::UnexpectedStatus { url: answer.url, status }),
-        }
-    }
-
     /// How to fetch.
     pub(super) fn options(&self) -> &HttpOptions {
         &self.0.options
@@ -137,7 +122,7 @@ impl HttpClient {
                 self.library(&current)?.get(current.as_url().clone()).header(ACCEPT_ENCODING, "identity");
             let request = match asked {
                 Asked::Whole => request,
-                Asked::Part(part) => request.header(RANGE, range_header(*part)),
+                Asked::Parts(parts) => request.header(RANGE, range_header(parts)),
                 Asked::From(start, version) => {
                     request.header(RANGE, format!("bytes={start}-")).header(IF_RANGE, version.as_str())
                 }
@@ -188,8 +173,8 @@ impl HttpClient {
 pub(super) enum Asked {
     /// The whole file.
     Whole,
-    /// A part of it.
-    Part(Extent),
+    /// Parts of it, none of them empty.
+    Parts(Vec<Extent>),
     /// Everything from an offset on if the file is still this version, else the whole (RFC 9110, 13.1.5).
     From(ByteOffset, Validator),
 }
@@ -223,8 +208,9 @@ fn build(options: &HttpOptions, authorities: RootCertStore) -> Result<Client, Fe
 }
 
 /// The value of a `Range` header (RFC 9110, 14.1.2); both ends are inclusive.
-fn range_header(part: Extent) -> String {
-    format!("bytes={}-{}", part.start(), part.end().bytes().saturating_sub(1))
+fn range_header(parts: &[Extent]) -> String {
+    let part = |part: &Extent| format!("{}-{}", part.start(), part.end().bytes().saturating_sub(1));
+    format!("bytes={}", parts.iter().map(part).collect::<Vec<_>>().join(","))
 }
 
 /// Where a redirect leads, if one may go there.
@@ -259,12 +245,6 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The body, whatever part of the file it is.
-    pub(super) fn into_body(self) -> Result<Body, FetchError> {
-        self.check_framing()?;
-        Ok(Body::new(self.url, Validator::of(&self.head.headers), self.head.length, self.transfer))
-    }
-
     /// Whether the body is the bytes of the file, and its end can be told.
     ///
     /// # Errors
@@ -302,16 +282,27 @@ mod tests {
     use std::fs;
     use std::net::TcpListener;
 
+    use super::super::download::Download;
     use super::super::error::TlsFault;
     use super::super::http_server::{Answer as Served, HttpServer, TestAuthority, TestCertificate};
+    use super::super::origin::Origin;
     use super::*;
+    use crate::format::units::ByteLength;
 
     fn options() -> HttpOptions {
-        HttpOptions { proxies: Proxies::None, ..HttpOptions::default() }
+        HttpOptions { proxies: Proxies::None, retry: RetryOptions::never(), ..HttpOptions::default() }
     }
 
-    fn get(url: &str) -> Result<Body, FetchError> {
-        HttpClient::new(options()).get(&ImageUrl::parse(url).unwrap())
+    fn get(url: &str) -> Result<Download, FetchError> {
+        get_by(&HttpClient::new(options()), url)
+    }
+
+    fn get_by(client: &HttpClient, url: &str) -> Result<Download, FetchError> {
+        Download::open(client, &Origin::Http(ImageUrl::parse(url).unwrap()), &|_| ())
+    }
+
+    fn all(download: Download) -> Vec<u8> {
+        download.read_all(ByteLength::new(1000), &|_| ()).unwrap()
     }
 
     /// What a client that trusts `authority` gets from a server with `certificate`.
@@ -321,8 +312,7 @@ mod tests {
         fs::write(bundle.path(), authority.pem()).unwrap();
         let certificate_authorities = CertificateAuthorities::Files(vec![bundle.path().to_owned()]);
         let client = HttpClient::new(HttpOptions { certificate_authorities, ..options() });
-        let mut body = client.get(&ImageUrl::parse(&server.url("/")).unwrap())?;
-        Ok(body.chunk().unwrap().to_vec())
+        Ok(all(get_by(&client, &server.url("/"))?))
     }
 
     #[test]
@@ -416,9 +406,9 @@ mod tests {
             "/3?x" => Served::bytes(*b"image"),
             _ => Served::status(404),
         });
-        let mut body = get(&server.url("/a/1")).unwrap();
-        assert_eq!(body.url().to_string(), server.url("/3?x"));
-        assert_eq!(body.chunk().unwrap(), b"image");
+        let body = get(&server.url("/a/1")).unwrap();
+        assert_eq!(body.place().unwrap().to_string(), server.url("/3?x"));
+        assert_eq!(all(body), b"image");
     }
 
     #[test]
@@ -479,7 +469,7 @@ mod tests {
         let certificate_authorities = CertificateAuthorities::Files(vec![bundle.path().to_owned()]);
         let client = HttpClient::new(HttpOptions { certificate_authorities, ..options() });
         assert!(matches!(
-            client.get(&ImageUrl::parse(&secure.url("/")).unwrap()),
+            get_by(&client, &secure.url("/")),
             Err(FetchError::RedirectRefused { why: RedirectFault::Downgrade, .. })
         ));
         assert!(plain.requests().is_empty());
@@ -513,9 +503,9 @@ mod tests {
         });
         let certificate_authorities = CertificateAuthorities::Files(Vec::new());
         let client = HttpClient::new(HttpOptions { certificate_authorities, ..options() });
-        assert!(client.get(&ImageUrl::parse(&server.url("/")).unwrap()).is_ok());
+        assert!(get_by(&client, &server.url("/")).is_ok());
         assert!(matches!(
-            client.get(&ImageUrl::parse(&server.url("/secure")).unwrap()),
+            get_by(&client, &server.url("/secure")),
             Err(FetchError::NoCertificateAuthorities { .. })
         ));
     }
@@ -523,13 +513,15 @@ mod tests {
     #[test]
     fn a_server_that_never_answers_ends_the_wait() {
         let server = HttpServer::start(|_| Served::hang());
-        let url = ImageUrl::parse(&server.url("/")).unwrap();
+        let url = server.url("/");
         let stall_timeout = Duration::from_millis(300);
         let client = HttpClient::new(HttpOptions { stall_timeout, ..options() });
-        assert!(matches!(client.get(&url), Err(FetchError::Stalled { limit, .. }) if limit == stall_timeout));
+        assert!(
+            matches!(get_by(&client, &url), Err(FetchError::Stalled { limit, .. }) if limit == stall_timeout)
+        );
 
         let cancellation = Cancellation::when(|| true);
         let client = HttpClient::new(HttpOptions { cancellation, ..options() });
-        assert!(matches!(client.get(&url), Err(FetchError::Cancelled)));
+        assert!(matches!(get_by(&client, &url), Err(FetchError::Cancelled)));
     }
 }

@@ -260,15 +260,8 @@ impl Download {
             self.state = State::Ended;
             return Ok(());
         }
-        let Some((delay, left)) = self.attempts.failed(&error, self.offset) else {
-            return Err(self.attempts.give_up(error));
-        };
-        // To wait for a deadline would only hide what went wrong.
-        if self.deadline.is_some_and(|deadline| deadline.remaining().is_ok_and(|left| left <= delay)) {
-            return Err(self.attempts.give_up(error));
-        }
-        hear(&Setback { error: &error, delay, left });
-        self.client.patience(String::new(), self.deadline).pause(delay)?;
+        let patience = self.client.patience(String::new(), self.deadline);
+        self.attempts.wait(error, self.offset, &patience, hear)?;
         self.state = State::Broken;
         Ok(())
     }
@@ -282,5 +275,7 @@ enum Begun {
     Continued,
 }
 
+#[cfg(test)]
+mod one_attempt;
 #[cfg(test)]
 mod tests;

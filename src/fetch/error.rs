@@ -307,7 +307,7 @@ impl FetchError {
         }
     }
 
-    /// The error that a [`super::body::Body`] hid in an [`io::Error`] because it was read through [`io::Read`].
+    /// The error that [`Self::into_io`] hid in an [`io::Error`].
     ///
     /// # Errors
     ///

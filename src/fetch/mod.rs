@@ -2,7 +2,6 @@
 //! comes, and what is in archives.
 
 pub mod archive;
-pub mod body;
 pub mod certificates;
 pub mod client;
 pub mod decompress;

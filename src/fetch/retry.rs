@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::client::LEAST_PROGRESS;
 use super::error::FetchError;
+use super::transfer::Patience;
 
 /// How often a transfer may be taken up again in all, whatever it gains each time.
 pub const MAXIMUM_ATTEMPTS: u32 = 100;
@@ -65,9 +66,33 @@ impl Attempts {
         Self { options, failed: 0, in_row: 0, mark: 0 }
     }
 
+    /// After an attempt that ended with `error` when `offset` bytes of the file were there: waits until the next one can
+    /// be made.
+    ///
+    /// # Errors
+    ///
+    /// The error, where there is no further attempt; [`FetchError::Cancelled`] or [`FetchError::DeadlineExceeded`].
+    pub(super) fn wait(
+        &mut self,
+        error: FetchError,
+        offset: u64,
+        patience: &Patience,
+        hear: &dyn Fn(&Setback<'_>),
+    ) -> Result<(), FetchError> {
+        let Some((delay, left)) = self.failed(&error, offset) else {
+            return Err(self.give_up(error));
+        };
+        // To wait for a deadline would only hide what went wrong.
+        if patience.deadline.is_some_and(|deadline| deadline.remaining().is_ok_and(|left| left <= delay)) {
+            return Err(self.give_up(error));
+        }
+        hear(&Setback { error: &error, delay, left });
+        patience.pause(delay)
+    }
+
     /// Takes note that an attempt ended with `error` when `offset` bytes of the file were there. How long to wait until
     /// the next one, and how many are left then; `None` where there is no further one.
-    pub(super) fn failed(&mut self, error: &FetchError, offset: u64) -> Option<(Duration, u32)> {
+    fn failed(&mut self, error: &FetchError, offset: u64) -> Option<(Duration, u32)> {
         self.failed = self.failed.saturating_add(1);
         if offset >= self.mark.saturating_add(LEAST_PROGRESS) {
             (self.in_row, self.mark) = (0, offset);
@@ -83,7 +108,7 @@ impl Attempts {
     }
 
     /// The error of a transfer that is not taken up again.
-    pub(super) fn give_up(&self, error: FetchError) -> FetchError {
+    fn give_up(&self, error: FetchError) -> FetchError {
         match self.failed {
             0 | 1 => error,
             attempts => FetchError::GaveUp { attempts, source: error.into() },

@@ -16,6 +16,7 @@ pub mod label;
 pub mod loop_reference;
 pub mod mapper_name;
 pub mod mounting;
+pub mod multipart;
 pub mod openpgp;
 pub mod partition_type;
 pub mod pem;

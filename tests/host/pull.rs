@@ -314,6 +314,8 @@ fn a_signed_image_becomes_a_device_in_memory() {
     let output = succeed(images.pull(&server.url("/image.raw")).args([&place.option(), "--json=short"]));
     let record: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(output.lines().count(), 1);
+    // What was looked at before came over the same connection.
+    assert_eq!((server.connections(), server.requests().len()), (1, 4));
 
     // The file: in a tmpfs of its own, for nobody to write.
     let file = place.path().join("image.raw");
@@ -719,34 +721,45 @@ fn the_links_lead_to_the_root_that_was_pulled() {
 
 fn a_plan_needs_little_and_no_privilege() {
     let images = Images::new();
-    let image = Arc::clone(&images.good);
-    let sent = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&sent);
-    let server = HttpServer::start(move |request| {
-        let answer = Answer::ranged(request, Arc::clone(&image));
-        counter.fetch_add(answer.body().len(), Ordering::SeqCst);
-        answer
-    });
+    // A server that sends several parts at once, and one that has to be asked for each.
+    let serve_parts = |several: bool| {
+        let (image, sent) = (Arc::clone(&images.good), Arc::new(AtomicUsize::new(0)));
+        let counter = Arc::clone(&sent);
+        let server = HttpServer::start(move |request| {
+            let answer = match several || request.ranges().len() == 1 {
+                true => Answer::ranged(request, Arc::clone(&image)),
+                false => Answer::status(416),
+            };
+            counter.fetch_add(answer.body().len(), Ordering::SeqCst);
+            answer
+        });
+        (server, sent)
+    };
     // Where nobody can reach it but root, the program is copied to.
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = directory.path().join("ddictl");
     fs::copy(env!("CARGO_BIN_EXE_ddictl"), &program).unwrap();
-    let mut command = Command::new(&program);
-    command
-        .args(["pull", "raw", &server.url("/image.raw"), "image", "--verify=no", "--attach", "--dry-run"])
-        .args([&images.certificate(), "--json=short"])
-        .current_dir("/")
-        .uid(65534)
-        .gid(65534);
-    let plan: Value = serde_json::from_str(&succeed(&mut command)).unwrap();
-    assert_eq!(plan["reference"], "image.raw");
-    assert_eq!(plan["devices"][0]["designator"], "root");
-    assert_eq!(plan["devices"][0]["protection"], "signed");
-    assert_eq!(plan["devices"][0]["offset"].as_u64(), u64::try_from(images.root.0).ok());
-    let requests = server.requests();
-    assert!(requests.len() <= 12 && requests.iter().all(|request| request.range().is_some()), "{requests:?}");
-    assert!(sent.load(Ordering::SeqCst) <= 256 * 1024, "{sent:?} bytes");
+    for (several, most) in [(true, 6), (false, 12)] {
+        let (server, sent) = serve_parts(several);
+        let mut command = Command::new(&program);
+        command
+            .args(["pull", "raw", &server.url("/image.raw"), "image", "--verify=no", "--attach", "--dry-run"])
+            .args([&images.certificate(), "--json=short"])
+            .current_dir("/")
+            .uid(65534)
+            .gid(65534);
+        let plan: Value = serde_json::from_str(&succeed(&mut command)).unwrap();
+        assert_eq!(plan["reference"], "image.raw");
+        assert_eq!(plan["devices"][0]["designator"], "root");
+        assert_eq!(plan["devices"][0]["protection"], "signed");
+        assert_eq!(plan["devices"][0]["offset"].as_u64(), u64::try_from(images.root.0).ok());
+        let requests = server.requests();
+        assert!(requests.iter().all(|request| request.range().is_some()), "{requests:?}");
+        let (requests, sent) = (requests.len(), sent.load(Ordering::SeqCst));
+        assert!(requests <= most && sent <= 128 * 1024, "{requests} requests, {sent} bytes");
+        assert_eq!(server.connections(), 1);
+    }
 
     // A server that cannot send parts is no reason for a download behind the user's back.
     let image = Arc::clone(&images.good);

@@ -55,11 +55,20 @@ impl Request {
             .map(|(_, value)| value.as_str())
     }
 
-    /// First and last byte of `Range: bytes=FIRST-LAST`; an open end is the largest number.
+    /// First and last byte of `Range: bytes=FIRST-LAST`; an open end is the largest number. The first one of several.
     pub fn range(&self) -> Option<(usize, usize)> {
-        let (first, last) = self.header("Range")?.strip_prefix("bytes=")?.split_once('-')?;
-        let last = if last.is_empty() { usize::MAX } else { last.parse().ok()? };
-        Some((first.parse().ok()?, last))
+        self.ranges().into_iter().next()
+    }
+
+    /// All that `Range: bytes=FIRST-LAST,FIRST-LAST` asks for.
+    pub fn ranges(&self) -> Vec<(usize, usize)> {
+        let range = |text: &str| {
+            let (first, last) = text.trim().split_once('-')?;
+            let last = if last.is_empty() { usize::MAX } else { last.parse().ok()? };
+            Some((first.parse().ok()?, last))
+        };
+        let list = self.header("Range").and_then(|text| text.strip_prefix("bytes="));
+        list.into_iter().flat_map(|list| list.split(',')).filter_map(range).collect()
     }
 }
 
@@ -114,10 +123,32 @@ impl Answer {
         Self::status(302).header("Location", to)
     }
 
-    /// The part that the request asks for, or the whole where it does not.
+    /// The parts that the request asks for, or the whole where it does not.
     pub fn ranged(request: &Request, body: impl Into<Arc<[u8]>>) -> Self {
+        let (body, ranges) = (body.into(), request.ranges());
+        if ranges.len() < 2 {
+            return Self::ranged_singly(request, body);
+        }
+        let total = body.len();
+        let mut parts = Vec::new();
+        for (first, last) in ranges {
+            let end = last.saturating_add(1).min(total);
+            let head = format!(
+                "\r\n--boundary\r\nContent-Type: a/b\r\nContent-Range: bytes {first}-{}/{total}\r\n\r\n",
+                end - 1
+            );
+            parts.extend(head.into_bytes());
+            parts.extend(&body[first..end]);
+        }
+        parts.extend(b"\r\n--boundary--\r\n");
+        Self { status: 206, ..Self::bytes(parts) }
+            .header("Content-Type", "multipart/byteranges; boundary=boundary")
+    }
+
+    /// The same of a server that sends the whole to whoever asks for several parts.
+    pub fn ranged_singly(request: &Request, body: impl Into<Arc<[u8]>>) -> Self {
         let body = body.into();
-        let Some((first, last)) = request.range() else {
+        let [(first, last)] = request.ranges()[..] else {
             return Self::bytes(body).header("Accept-Ranges", "bytes");
         };
         let end = last.saturating_add(1).min(body.len());
@@ -264,6 +295,11 @@ impl HttpServer {
     /// The URL of `path`, which begins with a slash.
     pub fn url(&self, path: &str) -> String {
         format!("{}://{}{path}", self.scheme, self.address)
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.state.connections.lock().unwrap().len()
     }
 
     /// Every request so far, in the order of their arrival.

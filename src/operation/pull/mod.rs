@@ -102,7 +102,7 @@ pub fn plan_pull(
     let reference = reference_of(&request.name)?;
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
-    let source = look(&client, &request.url, cancel)?;
+    let source = look(&client, &request.url, request.patience.retries, observer, cancel)?;
     let plan = plan(&*source, trust, &request.policy, Access::ReadOnly, cancel);
     if matches!(plan, Err(OperationError::Refused { .. })) && verification.expected().vouched_by().is_some() {
         observer.note(
@@ -136,7 +136,7 @@ pub fn pull(
     }
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
-    let (size, mut hints) = preflight(&client, request, &verification, trust, cancel)?;
+    let (size, mut hints) = preflight(&client, request, &verification, trust, observer, cancel)?;
     let transfer = open(&client, request, observer, cancel)?;
     let with_digest = verification.expected().digest().is_some();
     // They are of this file or of none: the digests of a larger one would cost memory for nothing.
@@ -205,10 +205,11 @@ fn preflight(
     request: &PullRequest,
     verification: &Verification,
     trust: &TrustStore,
+    observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<(ByteLength, Vec<LeafHint>), OperationError> {
     let nothing = || (ByteLength::ZERO, Vec::new());
-    let Some(source) = look_at_raw(client, &request.url, cancel) else {
+    let Some(source) = look_at_raw(client, &request.url, observer, cancel) else {
         return Ok(nothing());
     };
     let size = source.size();

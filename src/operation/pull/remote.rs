@@ -13,8 +13,10 @@ use crate::format::compression::{BEGINNING, Encoding};
 use crate::format::units::{ByteLength, Extent};
 
 use super::PullRequest;
+use super::download::tell;
 use crate::operation::cancel::Cancel;
 use crate::operation::error::OperationError;
+use crate::operation::observer::Observer;
 use crate::operation::source::{ImageFile, ImageSource};
 
 /// A client that does as the request and the user say.
@@ -48,14 +50,18 @@ pub(super) fn fetching(url: impl ToString, cancel: &Cancel, source: FetchError) 
 ///
 /// # Errors
 /// [`OperationError::Usage`] for a stream, which can be read only once; what the server or the system says.
-pub(super) fn look(
+pub(super) fn look<'a>(
     client: &HttpClient,
     origin: &Origin,
+    retries: u32,
+    observer: &'a dyn Observer,
     cancel: &Cancel,
-) -> Result<Box<dyn ImageSource>, OperationError> {
+) -> Result<Box<dyn ImageSource + 'a>, OperationError> {
     match origin {
         Origin::Http(url) => {
-            let reader = RangeReader::open(client, url).map_err(|error| fetching(origin, cancel, error))?;
+            let retry = RetryOptions { retries, ..RetryOptions::default() };
+            let reader = RangeReader::open(client, url, retry, Box::new(|setback| tell(observer, setback)))
+                .map_err(|error| fetching(origin, cancel, error))?;
             Ok(Box::new(RemoteImage::new(url, reader, cancel)))
         }
         Origin::File(path) => Ok(Box::new(ImageFile::open(path)?)),
@@ -65,34 +71,36 @@ pub(super) fn look(
     }
 }
 
-/// As [`look`], where that is possible and the image lies there as it is: neither compressed nor to be converted.
-pub(super) fn look_at_raw(
+/// As [`look`], where that is possible and the image lies there as it is: neither compressed nor to be converted. It is
+/// tried once: what fails then fails again when the whole is asked for, with all patience.
+pub(super) fn look_at_raw<'a>(
     client: &HttpClient,
     origin: &Origin,
+    observer: &'a dyn Observer,
     cancel: &Cancel,
-) -> Option<Box<dyn ImageSource>> {
-    let source = look(client, origin, cancel).ok()?;
+) -> Option<Box<dyn ImageSource + 'a>> {
+    let source = look(client, origin, 0, observer, cancel).ok()?;
     let beginning = ByteLength::new(u64::try_from(BEGINNING).ok()?.min(source.size().bytes()));
     let bytes = source.read(&[Extent::from_beginning(beginning)]).ok()?;
     (Encoding::recognise(bytes.first()?) == Encoding::Raw).then_some(source)
 }
 
 /// An image on a server that answers requests for parts.
-struct RemoteImage {
+struct RemoteImage<'a> {
     name: String,
     size: ByteLength,
-    reader: Mutex<RangeReader>,
+    reader: Mutex<RangeReader<'a>>,
     cancel: Cancel,
 }
 
-impl RemoteImage {
-    fn new(url: &ImageUrl, reader: RangeReader, cancel: &Cancel) -> Self {
+impl<'a> RemoteImage<'a> {
+    fn new(url: &ImageUrl, reader: RangeReader<'a>, cancel: &Cancel) -> Self {
         let (name, size) = (url.to_string(), reader.total());
         Self { name, size, reader: Mutex::new(reader), cancel: cancel.clone() }
     }
 }
 
-impl ImageSource for RemoteImage {
+impl ImageSource for RemoteImage<'_> {
     fn size(&self) -> ByteLength {
         self.size
     }
