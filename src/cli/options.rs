@@ -52,9 +52,9 @@ impl TrustOptions {
     }
 }
 
-/// What lies beside the image.
+/// Signatures beside the image.
 #[derive(Debug, Args)]
-pub(super) struct SidecarOptions {
+pub(super) struct SignatureOptions {
     /// The detached PKCS#7 signature of the root hash of the root partition, in DER or PEM: a file, or base64:TEXT
     #[arg(long, value_name = "FILE")]
     root_hash_sig: Option<OsString>,
@@ -62,6 +62,13 @@ pub(super) struct SidecarOptions {
     /// The detached PKCS#7 signature of the root hash of the usr partition, in DER or PEM: a file, or base64:TEXT
     #[arg(long, value_name = "FILE")]
     usr_hash_sig: Option<OsString>,
+}
+
+/// What lies beside the image.
+#[derive(Debug, Args)]
+pub(super) struct SidecarOptions {
+    #[command(flatten)]
+    signatures: SignatureOptions,
 
     /// The dm-verity superblock and hash tree of an image without a partition table: a file or a block device
     #[arg(long, value_name = "FILE")]
@@ -81,9 +88,9 @@ enum Sidecars {
     No,
 }
 
-impl SidecarOptions {
-    /// What is looked at beside the image.
-    pub(super) fn settings(&self) -> Result<CompanionSettings, Failure> {
+impl SignatureOptions {
+    /// Those that were named.
+    pub(super) fn named(&self) -> Result<Vec<(CompanionKind, NamedCompanion)>, Failure> {
         let mut named = Vec::new();
         for (kind, option, given) in [
             (CompanionKind::RootHashSignature, "--root-hash-sig=", &self.root_hash_sig),
@@ -103,6 +110,14 @@ impl SidecarOptions {
             };
             named.push((kind, companion));
         }
+        Ok(named)
+    }
+}
+
+impl SidecarOptions {
+    /// What is looked at beside the image.
+    pub(super) fn settings(&self) -> Result<CompanionSettings, Failure> {
+        let mut named = self.signatures.named()?;
         if let Some(path) = &self.verity_data {
             named.push((CompanionKind::Verity, NamedCompanion::File(path.clone())));
         }

@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::format::companion::CompanionKind;
 use crate::format::verification_mode::VerificationMode;
 use crate::image::presets::RequestedPolicy;
 use crate::operation::error::OperationError;
 use crate::operation::list::Listed;
+use crate::operation::pull::companions::CompanionChoice;
 use crate::operation::pull::{
-    DEFAULT_DIRECTORY, Patience, PullRequest, TarRequest, name_of, parse_origin, plan_pull, pull, pull_tar,
-    tree_name_of,
+    DEFAULT_DIRECTORY, Patience, PullRequest, Sidecars, TarRequest, name_of, parse_origin, plan_pull, pull,
+    pull_tar, tree_name_of,
 };
 
-use super::options::{GuardOption, JsonOption, PolicyOption, TrustOptions};
+use super::options::{GuardOption, JsonOption, PolicyOption, SignatureOptions, TrustOptions};
 use super::report::{attached, planned, unpacked};
 use super::{Context, Failure, Status};
 
@@ -59,6 +61,11 @@ pub(super) struct Arguments {
     #[arg(long)]
     dry_run: bool,
 
+    /// Which files beside an image count: those that are there (auto), none (no), or these, which must be there, by commas
+    /// (roothash, roothash.p7s, usrhash, usrhash.p7s, verity)
+    #[arg(long, value_name = "WHICH", default_value = "auto", value_parser = sidecars)]
+    sidecars: CompanionChoice,
+
     /// Place the image in this directory, which must be absent, empty or in a tmpfs
     #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_DIRECTORY)]
     image_root: PathBuf,
@@ -86,6 +93,8 @@ pub(super) struct Arguments {
     #[command(flatten)]
     trust: TrustOptions,
     #[command(flatten)]
+    signatures: SignatureOptions,
+    #[command(flatten)]
     policy: PolicyOption,
     #[command(flatten)]
     guard: GuardOption,
@@ -97,6 +106,22 @@ pub(super) struct Arguments {
 enum Kind {
     Raw,
     Tar,
+}
+
+/// A choice among the files beside an image.
+fn sidecars(text: &str) -> Result<CompanionChoice, String> {
+    match text {
+        "auto" => Ok(CompanionChoice::Automatic),
+        "no" => Ok(CompanionChoice::None),
+        list => {
+            let kinds = list.split(',').map(|word| match word.parse() {
+                Ok(CompanionKind::Settings) => Err("settings for systemd-nspawn protect nothing".to_owned()),
+                Ok(kind) => Ok(kind),
+                Err(error) => Err(format!("expected 'auto', 'no' or a list: {error}")),
+            });
+            kinds.collect::<Result<_, _>>().map(CompanionChoice::Required)
+        }
+    }
 }
 
 fn seconds(number: u32) -> Duration {
@@ -113,6 +138,12 @@ impl Arguments {
             if self.dry_run {
                 return usage(
                     "pulling a tar: what is in it shows only when it is unpacked: leave out --dry-run",
+                );
+            }
+            let named = !self.signatures.named()?.is_empty();
+            if named || matches!(self.sidecars, CompanionChoice::Required(_)) {
+                return usage(
+                    "pulling a tar: nothing beside it protects it: leave out --sidecars= and signatures",
                 );
             }
             return self.run_tar(context);
@@ -138,12 +169,12 @@ impl Arguments {
         Ok(Status::Done)
     }
 
-    fn request(&self, policy: RequestedPolicy) -> Result<PullRequest, OperationError> {
+    fn request(&self, policy: RequestedPolicy) -> Result<PullRequest, Failure> {
         let standard_input = io::stdin();
         if self.url == "-" && standard_input.is_terminal() {
             let problem =
                 "pulling standard input: expected an image, found a terminal: redirect it, or give a URL";
-            return Err(OperationError::Usage(problem.to_owned()));
+            return Err(Failure::Operation(OperationError::Usage(problem.to_owned())));
         }
         let url = parse_origin(&self.url, standard_input)?;
         let name = match (&self.name, self.kind) {
@@ -157,6 +188,7 @@ impl Arguments {
             directory: self.image_root.clone(),
             policy,
             verify: self.verify,
+            sidecars: Sidecars { choice: self.sidecars.clone(), named: self.signatures.named()? },
             keyrings: self.keyring.clone(),
             ca_certificates: self.ca_certificate.clone(),
             patience: Patience {

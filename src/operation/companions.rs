@@ -137,6 +137,11 @@ impl Companions {
         self.files.iter().find(|companion| companion.kind == kind)
     }
 
+    /// All of them, as values.
+    pub(super) fn into_files(self) -> Vec<Companion> {
+        self.files
+    }
+
     /// All of them, in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = &Companion> {
         self.files.iter()

@@ -22,6 +22,7 @@ mod kernel_files;
 mod loop_devices;
 mod mount;
 mod pull;
+mod pull_beside;
 mod pull_directory;
 mod pull_qcow2;
 mod pull_sources;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
             gaps::TESTS,
             faults::TESTS,
             pull::TESTS,
+            pull_beside::TESTS,
             pull_directory::TESTS,
             pull_qcow2::TESTS,
             pull_sources::TESTS,

@@ -16,6 +16,7 @@ use crate::image::presets::RequestedPolicy;
 use super::activatable::Activatable;
 use super::activate::{ActivationOptions, Attached, GuardOptions, Reservation, device_references};
 use super::cancel::Cancel;
+use super::companions::Companions;
 use super::detach::reap;
 use super::error::OperationError;
 use super::image_directory;
@@ -25,6 +26,7 @@ use super::observer::Observer;
 use super::trust_store::TrustStore;
 use super::verified_image::plan;
 
+mod beside;
 pub mod companions;
 mod convert;
 mod download;
@@ -38,9 +40,11 @@ mod unpack;
 pub mod verification;
 mod workers;
 
+pub use beside::Sidecars;
 pub use name::{name_of, parse_origin, reference_of, tree_name_of};
 pub use unpack::{TarRequest, pull_tar};
 
+use beside::WithCompanions;
 use convert::to_raw;
 use download::{Download, tell};
 use place::verify_and_link;
@@ -65,6 +69,8 @@ pub struct PullRequest {
     pub policy: RequestedPolicy,
     /// How the download as a whole is verified.
     pub verify: VerificationMode,
+    /// Which files beside the image count.
+    pub sidecars: Sidecars,
     /// OpenPGP keyrings for that; empty for those of this machine.
     pub keyrings: Vec<PathBuf>,
     /// Certificate authorities for https; empty for the system's.
@@ -102,8 +108,10 @@ pub fn plan_pull(
     let reference = reference_of(&request.name)?;
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
+    let companions = beside::companions(request, &client, &verification, observer, cancel)?;
     let source = look(&client, &request.url, request.patience.retries, observer, cancel)?;
-    let plan = plan(&*source, trust, &request.policy, Access::ReadOnly, cancel);
+    let source = WithCompanions { image: &*source, companions: &companions };
+    let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel);
     if matches!(plan, Err(OperationError::Refused { .. })) && verification.expected().vouched_by().is_some() {
         observer.note(
             "somebody vouches for the download as a whole; that does not count here, for the whole is not there",
@@ -136,7 +144,8 @@ pub fn pull(
     }
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
-    let (size, mut hints) = preflight(&client, request, &verification, trust, observer, cancel)?;
+    let companions = beside::companions(request, &client, &verification, observer, cancel)?;
+    let (size, mut hints) = preflight(&client, request, &verification, &companions, trust, observer, cancel)?;
     let transfer = open(&client, request, observer, cancel)?;
     let with_digest = verification.expected().digest().is_some();
     // They are of this file or of none: the digests of a larger one would cost memory for nothing.
@@ -155,7 +164,7 @@ pub fn pull(
     });
     let raw = received.and_then(|image| to_raw(image, &verification, &request.url, observer, cancel));
     let verified = raw.and_then(|image| {
-        verify_and_link(image, &verification, request, trust, &mut reservation, observer, cancel)
+        verify_and_link(image, companions, &verification, request, trust, &mut reservation, observer, cancel)
     });
     let options = ActivationOptions { guard: request.guard, policy: &request.policy, keys: None };
     match verified {
@@ -204,6 +213,7 @@ fn preflight(
     client: &HttpClient,
     request: &PullRequest,
     verification: &Verification,
+    companions: &Companions,
     trust: &TrustStore,
     observer: &dyn Observer,
     cancel: &Cancel,
@@ -213,7 +223,13 @@ fn preflight(
         return Ok(nothing());
     };
     let size = source.size();
-    match plan(&*source, trust, &request.policy, Access::ReadOnly, cancel) {
+    match plan(
+        &WithCompanions { image: &*source, companions },
+        trust,
+        &request.policy,
+        Access::ReadOnly,
+        cancel,
+    ) {
         Ok(plan) => Ok((size, LeafHint::of_plan(&plan))),
         Err(error) if error.is_about_the_image() && verification.expected().vouched_by().is_none() => {
             Err(error)

@@ -9,6 +9,7 @@ use super::stream::Arrived;
 use super::verification::Verification;
 use crate::operation::activate::Reservation;
 use crate::operation::cancel::Cancel;
+use crate::operation::companions::Companions;
 use crate::operation::error::OperationError;
 use crate::operation::fault;
 use crate::operation::observer::Observer;
@@ -16,9 +17,11 @@ use crate::operation::record::FileIdentity;
 use crate::operation::trust_store::TrustStore;
 use crate::operation::verified_image::{ImmutableImage, VerifiedImage};
 
+#[expect(clippy::too_many_arguments, reason = "all of them are parts of one request")]
 /// Verifies the bytes in memory and only then gives them their name.
 pub(super) fn verify_and_link(
     arrived: Arrived,
+    companions: Companions,
     verification: &Verification,
     request: &PullRequest,
     trust: &TrustStore,
@@ -37,7 +40,7 @@ pub(super) fn verify_and_link(
     // It goes into the record, which everybody may read.
     let url = request.url.without_secrets();
     let download = verification.check(arrived.digest)?;
-    let image = ImmutableImage::new(file, &url, arrived.size, download);
+    let image = ImmutableImage::new(file, &url, arrived.size, download).with_companions(companions);
     let verified = VerifiedImage::verify(image, arrived.leaves, trust, &request.policy, observer, cancel)?;
     fault::point("pull:verified")?;
     let metadata = complete

@@ -1,0 +1,248 @@
+//! What protects an image lies beside it on the server: fetched, believed where it is proved, and refused otherwise.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::attach::Attached;
+use crate::beside::Beside;
+use crate::harness::{HostTest, Need, ddictl};
+use crate::http_server::{Answer, HttpServer};
+use crate::pull::{Images, Place, refused, talk};
+use crate::repart::succeed;
+
+const NEEDS: &[Need] = &[
+    Need::Root,
+    Need::LoopDevices,
+    Need::FileSystem("tmpfs"),
+    Need::Tool("mksquashfs"),
+    Need::Tool("openssl"),
+    Need::Tool("veritysetup"),
+    Need::Tool("xz"),
+    Need::Tool("sha256sum"),
+];
+
+/// The tests of this file.
+pub(crate) const TESTS: &[HostTest] = &[
+    HostTest {
+        name: "pull_beside::a_bare_file_system_is_pulled_with_what_protects_it",
+        needs: NEEDS,
+        run: a_bare_file_system_is_pulled_with_what_protects_it,
+    },
+    HostTest {
+        name: "pull_beside::a_signature_beside_an_image_signs_it",
+        needs: NEEDS,
+        run: a_signature_beside_an_image_signs_it,
+    },
+    HostTest {
+        name: "pull_beside::what_is_wrong_with_the_files_is_refused_and_leaves_nothing",
+        needs: NEEDS,
+        run: what_is_wrong_with_the_files_is_refused_and_leaves_nothing,
+    },
+    HostTest {
+        name: "pull_beside::what_is_demanded_or_listed_must_be_there",
+        needs: NEEDS,
+        run: what_is_demanded_or_listed_must_be_there,
+    },
+];
+
+/// What a server has, by path.
+type Files = BTreeMap<String, Arc<[u8]>>;
+
+/// A server with these files and no others.
+fn serve(files: &Files) -> HttpServer {
+    let files = files.clone();
+    HttpServer::start(move |request| match files.get(&request.path) {
+        Some(file) => Answer::ranged(request, Arc::clone(file)),
+        None => Answer::status(404),
+    })
+}
+
+/// The image and the files beside it.
+fn files_of(beside: &Beside) -> Files {
+    ["raw", "verity", "roothash", "roothash.p7s"]
+        .into_iter()
+        .map(|end| format!("under-test.{end}"))
+        .map(|name| (format!("/{name}"), fs::read(beside.path(&name)).unwrap().into()))
+        .collect()
+}
+
+fn flipped(files: &Files, path: &str, position: usize) -> Files {
+    let mut bytes = files[path].to_vec();
+    bytes[position] ^= 1;
+    let mut files = files.clone();
+    files.insert(path.to_owned(), bytes.into());
+    files
+}
+
+/// `ddictl pull` of a URL or `-`, trusting the signer of `beside`.
+fn pull(beside: &Beside, url: &str, place: &Place, arguments: &[&str]) -> Command {
+    let mut command = ddictl();
+    command.args(["pull", "raw", url, "pulled", "--attach", &place.option()]);
+    if !arguments.iter().any(|word| word.starts_with("--verify=")) {
+        command.arg("--verify=no");
+    }
+    command.arg(format!("--certificate={}", beside.path("k.crt").display())).args(arguments);
+    for variable in ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn a_bare_file_system_is_pulled_with_what_protects_it() {
+    let (beside, place) = (Beside::new(), Place::new());
+    succeed(Command::new("xz").args(["--keep", "-0"]).arg(beside.image()));
+    let mut files = files_of(&beside);
+    let image = Arc::clone(&files["/under-test.raw"]);
+    let compressed = fs::read(beside.path("under-test.raw.xz")).unwrap().into();
+    files.insert("/under-test.raw.xz".to_owned(), compressed);
+    let server = serve(&files);
+    for name in ["/under-test.raw", "/under-test.raw.xz"] {
+        let attached = Attached::by(&mut pull(&beside, &server.url(name), &place, &[]));
+        let device = attached.device_of("root");
+        assert_eq!(
+            (device["reference"].as_str(), device["protection"].as_str(), device["signer"].as_str()),
+            (Some("pulled.raw"), Some("signed"), Some("CN=beside test")),
+            "{name}"
+        );
+        assert!(fs::read(&attached.paths()[0]).unwrap() == *image, "{name}");
+        for below in device["loops"].as_array().unwrap().iter().skip(1) {
+            let path = format!("/sys/block/{}/loop/backing_file", &below["path"].as_str().unwrap()[5..]);
+            let backing = fs::read_to_string(path).unwrap();
+            assert!(backing.contains("memfd:ddictl"), "{backing}");
+        }
+        drop(attached);
+        assert!(place.is_gone());
+    }
+    let planned = succeed(&mut pull(&beside, &server.url("/under-test.raw"), &place, &["--dry-run"]));
+    assert!(planned.contains("signed by 'CN=beside test'"), "{planned}");
+}
+
+fn a_signature_beside_an_image_signs_it() {
+    let (images, beside, place) = (Images::new(), Beside::new(), Place::new());
+    let image = beside.path("unsigned.raw");
+    fs::write(&image, &images.unsigned).unwrap();
+    let told = succeed(ddictl().args(["--quiet", "dissect", "--json=short"]).arg(&image));
+    let told: Value = serde_json::from_str(&told).unwrap();
+    fs::write(beside.path("hash"), told["partitions"][0]["root_hash"].as_str().unwrap()).unwrap();
+    succeed(
+        Command::new("openssl")
+            .args([
+                "cms", "-sign", "-noattr", "-binary", "-in", "hash", "-signer", "k.crt", "-inkey", "k.key",
+            ])
+            .args(["-outform", "der", "-out", "p7s"])
+            .current_dir(beside.path("")),
+    );
+    let signature: Arc<[u8]> = fs::read(beside.path("p7s")).unwrap().into();
+    let alone: Files = [("/os.raw".to_owned(), Arc::clone(&images.unsigned))].into();
+    let mut both = alone.clone();
+    both.insert("/os.roothash.p7s".to_owned(), signature);
+    let (alone, both) = (serve(&alone), serve(&both));
+    let protection = |command: &mut Command| Attached::by(command).device_of("root")["protection"].clone();
+
+    assert_eq!(protection(&mut pull(&beside, &both.url("/os.raw"), &place, &[])), "signed");
+    // The signature may be here while the image is there, or comes through a pipe.
+    let option = format!("--root-hash-sig={}", beside.path("p7s").display());
+    assert_eq!(protection(&mut pull(&beside, &alone.url("/os.raw"), &place, &[&option])), "signed");
+    let mut piped = pull(&beside, "-", &place, &[&option]);
+    piped.stdin(Stdio::from(fs::File::open(&image).unwrap()));
+    assert_eq!(protection(&mut piped), "signed");
+    // Not without, and not where it is left aside: that is known before the image comes.
+    for (server, arguments) in [(&alone, &[][..]), (&both, &["--sidecars=no"])] {
+        let mut command = pull(&beside, &server.url("/os.raw"), &place, arguments);
+        refused(&mut command, 3, "found root: verity");
+    }
+    let ranged = both.requests().iter().filter(|request| request.path == "/os.raw").count();
+    assert!(ranged > 0);
+}
+
+fn what_is_wrong_with_the_files_is_refused_and_leaves_nothing() {
+    let (beside, place) = (Beside::new(), Place::new());
+    let files = files_of(&beside);
+    let last = |path: &str| files[path].len() - 1;
+    let without = |path: &str| {
+        let mut files = files.clone();
+        files.remove(path).unwrap();
+        files
+    };
+    let (data, tree) = ("/under-test.raw", "/under-test.verity");
+    let signature = "/under-test.roothash.p7s";
+    for (what, files, words) in [
+        ("a flipped bit of data", flipped(&files, data, last(data)), "DDI0313"),
+        ("a flipped bit of the tree", flipped(&files, tree, last(tree)), "DDI0314"),
+        ("another top", flipped(&files, tree, 4096), "DDI0314"),
+        ("a signature that does not hold", flipped(&files, signature, last(signature)), "invalid signature"),
+        ("no signature", without(signature), "nobody signed it"),
+        ("no tree", without(tree), "DDI0316"),
+        ("no root hash", without("/under-test.roothash"), "DDI0312"),
+    ] {
+        let server = serve(&files);
+        let mut command = pull(&beside, &server.url(data), &place, &[]);
+        refused(&mut command, 3, words);
+        assert!(place.is_gone(), "{what}");
+        // What the small files tell is known before the image is asked for as a whole.
+        let whole = server.requests().iter().any(|request| request.path == data && request.range().is_none());
+        let needs_all = words == "DDI0313" || what == "a flipped bit of the tree";
+        assert_eq!(whole, needs_all, "{what}");
+    }
+    // Nobody looks beside it who was told not to.
+    let server = serve(&files);
+    let mut command = pull(&beside, &server.url(data), &place, &["--sidecars=no"]);
+    refused(&mut command, 3, "found root: unprotected");
+    assert!(server.requests().iter().all(|request| request.path == data));
+    // What cannot be had is not taken for what is not there.
+    let image = Arc::clone(&files[data]);
+    let broken = HttpServer::start(move |request| match request.path.as_str() {
+        "/under-test.raw" => Answer::ranged(request, Arc::clone(&image)),
+        _ => Answer::status(403),
+    });
+    let mut command = pull(&beside, &broken.url(data), &place, &[]);
+    refused(&mut command, 1, "--sidecars=no");
+}
+
+fn what_is_demanded_or_listed_must_be_there() {
+    let (beside, place) = (Beside::new(), Place::new());
+    let mut files = files_of(&beside);
+    let server = serve(&files);
+    let list = "--sidecars=verity,roothash,roothash.p7s";
+    let pulled = pull(&beside, &server.url("/under-test.raw"), &place, &[list]).output().unwrap();
+    assert!(pulled.status.success(), "{}", talk(&pulled));
+    succeed(ddictl().args(["detach", "pulled.raw"]));
+    let asked = server.requests();
+    assert!(asked.iter().all(|request| !request.path.contains("usrhash")), "{asked:?}");
+
+    files.remove("/under-test.roothash.p7s").unwrap();
+    let server = serve(&files);
+    let mut command = pull(&beside, &server.url("/under-test.raw"), &place, &[list]);
+    refused(&mut command, 3, "it was demanded, and was not found");
+    for (words, status) in [("--sidecars=nspawn", 2), ("--sidecars=root", 2), ("--sidecars=", 2)] {
+        let mut command = pull(&beside, &server.url("/under-test.raw"), &place, &[words]);
+        refused(&mut command, status, "--sidecars");
+    }
+    let mut piped = pull(&beside, "-", &place, &[list]);
+    piped.stdin(Stdio::from(fs::File::open(beside.image()).unwrap()));
+    refused(&mut piped, 2, "it has no directory");
+
+    // Sums that list them: the tree of another image does not pass, and one that is missing is missed.
+    let sums = succeed(
+        Command::new("sha256sum")
+            .args(["under-test.raw", "under-test.verity", "under-test.roothash", "under-test.roothash.p7s"])
+            .current_dir(beside.path("")),
+    );
+    let mut files = files_of(&beside);
+    files.insert("/SHA256SUMS".to_owned(), sums.into_bytes().into());
+    let position = files["/under-test.verity"].len() - 1;
+    let mut missing = files.clone();
+    missing.remove("/under-test.verity").unwrap();
+    for (files, words) in [
+        (flipped(&files, "/under-test.verity", position), "another download than expected"),
+        (missing, "it is in the sums of the image, and was not found"),
+    ] {
+        let server = serve(&files);
+        let mut command = pull(&beside, &server.url("/under-test.raw"), &place, &["--verify=checksum"]);
+        refused(&mut command, 3, words);
+    }
+}
