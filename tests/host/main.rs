@@ -24,6 +24,7 @@ mod mount;
 mod pull;
 mod pull_beside;
 mod pull_directory;
+mod pull_faults;
 mod pull_qcow2;
 mod pull_sources;
 mod pull_tar;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
             pull::TESTS,
             pull_beside::TESTS,
             pull_directory::TESTS,
+            pull_faults::TESTS,
             pull_qcow2::TESTS,
             pull_sources::TESTS,
             pull_tar::TESTS,
