@@ -55,6 +55,10 @@ impl Arguments {
                     let mut row = [const { String::new() }; 9];
                     row[0].clone_from(&record.reference);
                     row[1] = record.state.as_str().to_owned();
+                    if let Some(placed) = record.placed_alone() {
+                        row[2] = placed.path.display().to_string();
+                        row[3] = "file".to_owned();
+                    }
                     if let Some(tree) = &record.tree {
                         row[2] = tree.path.display().to_string();
                         row[3] = "directory".to_owned();

@@ -5,24 +5,32 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::format::companion::CompanionKind;
+use crate::format::image_class::ImageClass;
 use crate::format::verification_mode::VerificationMode;
 use crate::image::presets::RequestedPolicy;
 use crate::operation::error::OperationError;
+use crate::operation::image_directory::{ImageDirectory, Medium};
 use crate::operation::list::Listed;
 use crate::operation::pull::companions::CompanionChoice;
 use crate::operation::pull::{
-    DEFAULT_DIRECTORY, Patience, PullRequest, Sidecars, TarRequest, name_of, parse_origin, plan_pull, pull,
-    pull_tar, tree_name_of,
+    FileRequest, Patience, PullRequest, Sidecars, TarRequest, name_of, parse_origin, plan_pull, pull,
+    pull_file, pull_tar, tree_name_of,
 };
 
 use super::options::{GuardOption, JsonOption, PolicyOption, SignatureOptions, TrustOptions};
-use super::report::{attached, planned, unpacked};
+use super::report::{attached, placed, planned, unpacked};
 use super::{Context, Failure, Status};
 
-/// Download an image into memory, verify it there, and attach it; or unpack an archive
+/// Download an image, verify it, and attach it or place it as a file; or unpack an archive
 ///
-/// One process downloads, dissects, applies the policy, checks the signature and every data block, and only then makes
-/// devices. Prints their paths, one a line. Without --image-policy= the policy is @verified-boot.
+/// With --attach one process downloads into memory, dissects, applies the policy, checks the signature and every data
+/// block, and only then makes devices. Prints their paths, one a line. Without --image-policy= the policy is
+/// @verified-boot, for extensions @verified-extension.
+///
+/// Without --attach the image becomes a file for others to use, whose path is printed. Under a policy that file holds the
+/// planned partitions, verified, and zeros beside them: nobody who looks at it can choose others. Extensions have the
+/// policy @verified-extension unless another one is given; for other classes without --image-policy= there is none, and
+/// only the download as a whole is verified.
 ///
 /// A tar is verified as a whole by --verify= before anything is unpacked, and appears as a directory under its name only
 /// when it is complete; its path is printed. It has no protection of its own: a policy @verified-* takes it only where
@@ -49,9 +57,33 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     keyring: Vec<PathBuf>,
 
-    /// Go on to block devices; pulling without it is not there yet
+    /// Go on to block devices, from an image in memory
     #[arg(long)]
     attach: bool,
+
+    /// What the image is for: that tells the directory and the policy
+    #[arg(long, value_name = "CLASS", value_enum, default_value = "machine")]
+    class: Class,
+
+    /// Keep the image in memory, below /run (yes), or for good, below /var/lib (no) [default: yes with --attach and in an
+    /// initrd, else no]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "yes"
+    )]
+    runtime: Option<bool>,
+
+    /// Let nobody write to the file, its owner included
+    #[arg(long, short)]
+    read_only: bool,
+
+    /// Replace a file that has the name already, once the new one is complete and verified
+    #[arg(long)]
+    force: bool,
 
     /// Make the device nodes that are in a tar, instead of refusing it
     #[arg(long)]
@@ -61,14 +93,15 @@ pub(super) struct Arguments {
     #[arg(long)]
     dry_run: bool,
 
-    /// Which files beside an image count: those that are there (auto), none (no), or these, which must be there, by commas
+    /// With --attach: which files beside an image count: those that are there (auto), none (no), or these, which must be there, by commas
     /// (roothash, roothash.p7s, usrhash, usrhash.p7s, verity)
     #[arg(long, value_name = "WHICH", default_value = "auto", value_parser = sidecars)]
     sidecars: CompanionChoice,
 
-    /// Place the image in this directory, which must be absent, empty or in a tmpfs
-    #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_DIRECTORY)]
-    image_root: PathBuf,
+    /// Place the image in this directory instead of the one of its class; in memory that must be absent, empty or in a
+    /// tmpfs
+    #[arg(long, value_name = "DIRECTORY")]
+    image_root: Option<PathBuf>,
 
     /// Trust this certificate authority (PEM) for https instead of the system's; may be repeated
     #[arg(long, value_name = "FILE")]
@@ -100,6 +133,25 @@ pub(super) struct Arguments {
     guard: GuardOption,
     #[command(flatten)]
     json: JsonOption,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Class {
+    Machine,
+    Portable,
+    Sysext,
+    Confext,
+}
+
+impl From<Class> for ImageClass {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Machine => Self::Machine,
+            Class::Portable => Self::Portable,
+            Class::Sysext => Self::Sysext,
+            Class::Confext => Self::Confext,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -135,6 +187,11 @@ impl Arguments {
             if self.attach {
                 return usage("pulling a tar: it becomes a directory and no devices: leave out --attach");
             }
+            if self.read_only || self.force {
+                return usage(
+                    "pulling a tar: a directory is neither replaced nor made read-only: leave out --force and --read-only",
+                );
+            }
             if self.dry_run {
                 return usage(
                     "pulling a tar: what is in it shows only when it is unpacked: leave out --dry-run",
@@ -153,20 +210,68 @@ impl Arguments {
                 "pulling a raw image: device nodes are made from a tar alone: leave out --device-nodes",
             );
         }
-        if !self.attach {
-            return usage("pulling without attaching: not there yet: expected --attach");
+        let beside =
+            matches!(self.sidecars, CompanionChoice::Required(_)) || !self.signatures.named()?.is_empty();
+        if !self.attach && beside {
+            return usage(
+                "placing an image as a file: what lies beside it would not lie beside the file: leave out --sidecars= and \
+                 signatures, or attach it with --attach",
+            );
+        }
+        if self.attach && self.runtime == Some(false) {
+            return usage(
+                "attaching what is pulled: on a disk it could change after it was verified: leave out --runtime=no",
+            );
+        }
+        if self.attach && self.force {
+            return usage("attaching what is pulled: an attached image is not replaced: leave out --force");
         }
         let trust = self.trust.load(context)?;
-        let request = self.request(self.policy.given_or("@verified-boot")?)?;
         let output = if self.dry_run {
+            let without = if self.attach { "@verified-boot" } else { "*" };
+            let request = self.request(self.policy.given_or(self.default_policy().unwrap_or(without))?)?;
             let (reference, plan) = plan_pull(&request, &trust, &context.observer, &context.cancel)?;
             planned(self.json.json, &reference, &plan)
-        } else {
-            let made = pull(&request, &trust, &context.observer, &context.cancel)?;
+        } else if self.attach {
+            let policy = self.policy.given_or(self.default_policy().unwrap_or("@verified-boot"))?;
+            let made = pull(&self.request(policy)?, &trust, &context.observer, &context.cancel)?;
             attached(self.json.json, &Listed::of_attached(made.record))
+        } else {
+            let policy = match self.default_policy() {
+                Some(default) => Some(self.policy.given_or(default)?),
+                None => self.policy.given()?,
+            };
+            let request = FileRequest {
+                pull: self.request(self.policy.given_or("*")?)?,
+                class: self.class.into(),
+                policy,
+                read_only: self.read_only,
+                replace: self.force,
+            };
+            let record = pull_file(&request, &trust, &context.observer, &context.cancel)?;
+            placed(self.json.json, &record)
         };
         io::stdout().write_all(output.as_bytes())?;
         Ok(Status::Done)
+    }
+
+    /// The policy that images of this class are held to unless another one is given.
+    fn default_policy(&self) -> Option<&'static str> {
+        ImageClass::from(self.class).is_extension().then_some("@verified-extension")
+    }
+
+    fn directory(&self) -> Result<ImageDirectory, OperationError> {
+        let medium = match self.runtime {
+            Some(true) => Medium::Memory,
+            None if self.attach => Medium::Memory,
+            Some(false) => Medium::Disk,
+            None => Medium::of_this_system()?,
+        };
+        let of_class = ImageDirectory::of_class(self.class.into(), medium);
+        Ok(match &self.image_root {
+            Some(path) => ImageDirectory { path: path.clone(), ..of_class },
+            None => of_class,
+        })
     }
 
     fn request(&self, policy: RequestedPolicy) -> Result<PullRequest, Failure> {
@@ -185,7 +290,7 @@ impl Arguments {
         Ok(PullRequest {
             url,
             name,
-            directory: self.image_root.clone(),
+            directory: self.directory()?,
             policy,
             verify: self.verify,
             sidecars: Sidecars { choice: self.sidecars.clone(), named: self.signatures.named()? },

@@ -269,6 +269,12 @@ pub(super) fn unpacked(json: Json, record: &Record) -> String {
     json.render(&record_json(record)).unwrap_or_else(|| path.unwrap_or_default())
 }
 
+/// What was placed as a file: the record, or the path of the file alone.
+pub(super) fn placed(json: Json, record: &Record) -> String {
+    let path = record.placed.as_ref().map(|placed| format!("{}\n", placed.path.display()));
+    json.render(&record_json(record)).unwrap_or_else(|| path.unwrap_or_default())
+}
+
 /// What would be attached.
 pub(super) fn planned(json: Json, reference: &LoopReference, plan: &ActivationPlan) -> String {
     let reference = reference.as_str();

@@ -12,6 +12,7 @@ pub mod designator;
 pub mod gpt;
 pub mod guid;
 pub mod http_header;
+pub mod image_class;
 pub mod label;
 pub mod loop_reference;
 pub mod mapper_name;

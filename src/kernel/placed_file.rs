@@ -5,14 +5,14 @@ use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, fallocate, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, fallocate, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::linkat;
 
-use crate::format::units::ByteLength;
+use crate::format::units::{ByteLength, Extent};
 
 use super::memory::reopen_read_only;
 use super::raw::IoctlError;
@@ -96,12 +96,12 @@ impl AnonymousFile {
         &self.file
     }
 
-    /// Ends the writing: permissions 0400, everything on the disk, our writable descriptor closed.
+    /// Ends the writing: these permissions, everything on the disk, our writable descriptor closed.
     ///
     /// # Errors
     /// Any [`PlacementError`]. The file is gone then.
-    pub fn complete(self) -> Result<CompleteFile, PlacementError> {
-        self.file.set_permissions(Permissions::from_mode(0o400)).map_err(PlacementError::Creating)?;
+    pub fn complete(self, permissions: u32) -> Result<CompleteFile, PlacementError> {
+        self.file.set_permissions(Permissions::from_mode(permissions)).map_err(PlacementError::Creating)?;
         self.file.sync_all().map_err(PlacementError::Syncing)?;
         let file = reopen_read_only(self.file.as_fd()).map_err(PlacementError::Reopening)?;
         Ok(CompleteFile { file, directory: self.directory })
@@ -138,6 +138,26 @@ impl CompleteFile {
             Err(Errno::EEXIST) => return Err(PlacementError::AlreadyExists { name: shown() }),
             Err(errno) => return Err(PlacementError::Linking { name: shown(), source: errno.into() }),
         }
+        self.reopen(name)
+    }
+
+    /// Gives the file, which [`Self::link_as`] has given the name `from`, the name `to` in one step, whatever other
+    /// file had it: at no time has nothing that name.
+    ///
+    /// # Errors
+    /// [`PlacementError::Linking`], also where `to` is a directory; any other [`PlacementError`].
+    pub fn take_over(&self, from: &OsStr, to: &OsStr) -> Result<File, PlacementError> {
+        let shown = || to.to_string_lossy().into_owned();
+        if !is_plain_name(from) || !is_plain_name(to) {
+            return Err(PlacementError::Name { name: shown() });
+        }
+        renameat(&self.directory, from, &self.directory, to)
+            .map_err(|errno| PlacementError::Linking { name: shown(), source: errno.into() })?;
+        self.reopen(to)
+    }
+
+    /// What has this name in the directory now, with the name on the disk.
+    fn reopen(&self, name: &OsStr) -> Result<File, PlacementError> {
         self.directory.sync_all().map_err(PlacementError::Syncing)?;
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let named = openat(&self.directory, name, flags, Mode::empty())
@@ -190,6 +210,30 @@ pub fn give_back_beginning(file: &File, length: ByteLength) {
     }
 }
 
+/// Makes an extent of a file read as zeros. Where the file system can do that, it takes no room from then on.
+///
+/// # Errors
+/// The error of fallocate(2) or write(2).
+pub fn clear_extent(file: &File, extent: Extent) -> io::Result<()> {
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let (start, length) = (extent.start().bytes(), extent.length().bytes());
+    if let (Ok(offset), Ok(length)) = (i64::try_from(start), i64::try_from(length)) {
+        match fallocate(file, flags, offset, length) {
+            // It knows no holes, or the kernel does not.
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {}
+            done => return Ok(done?),
+        }
+    }
+    let mut offset = start;
+    while let Some(left) = extent.end().bytes().checked_sub(offset).filter(|left| *left > 0) {
+        let piece = usize::try_from(left).ok().and_then(|left| ZEROS.get(..left)).unwrap_or(&ZEROS);
+        file.write_all_at(piece, offset)?;
+        offset = offset.saturating_add(ByteLength::of(piece).bytes());
+    }
+    Ok(())
+}
+
 /// Whether the name stays in its directory.
 pub(super) fn is_plain_name(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
@@ -199,7 +243,8 @@ pub(super) fn is_plain_name(name: &OsStr) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::FileExt;
+
+    use crate::format::units::ByteOffset;
 
     use super::*;
 
@@ -210,7 +255,7 @@ mod tests {
         let file = AnonymousFile::create_in(handle.as_fd()).unwrap();
         file.file().write_all_at(b"image", 0).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
-        let complete = file.complete().unwrap();
+        let complete = file.complete(0o400).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         complete.link_as(OsStr::new("image.raw")).unwrap();
         let path = directory.path().join("image.raw");
@@ -225,9 +270,43 @@ mod tests {
         fs::write(directory.path().join("image.raw"), "mine").unwrap();
         let handle = File::open(directory.path()).unwrap();
         let file = AnonymousFile::create_in(handle.as_fd()).unwrap();
-        let error = file.complete().unwrap().link_as(OsStr::new("image.raw")).unwrap_err();
+        let error = file.complete(0o400).unwrap().link_as(OsStr::new("image.raw")).unwrap_err();
         assert!(matches!(error, PlacementError::AlreadyExists { name } if name == "image.raw"));
         assert_eq!(fs::read(directory.path().join("image.raw")).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_name_is_taken_over_in_one_step_and_a_directory_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("image.raw"), "the one before").unwrap();
+        fs::create_dir(directory.path().join("directory")).unwrap();
+        let handle = File::open(directory.path()).unwrap();
+        let file = AnonymousFile::create_in(handle.as_fd()).unwrap();
+        file.file().write_all_at(b"image", 0).unwrap();
+        let complete = file.complete(0o600).unwrap();
+        complete.link_as(OsStr::new(".image")).unwrap();
+        let taken = complete.take_over(OsStr::new(".image"), OsStr::new("directory")).unwrap_err();
+        assert!(matches!(taken, PlacementError::Linking { name, .. } if name == "directory"));
+        for (from, to) in [(".image", "../image.raw"), ("../.image", "image.raw")] {
+            let error = complete.take_over(OsStr::new(from), OsStr::new(to)).unwrap_err();
+            assert!(matches!(error, PlacementError::Name { .. }), "{error}");
+        }
+        complete.take_over(OsStr::new(".image"), OsStr::new("image.raw")).unwrap();
+        assert_eq!(fs::read(directory.path().join("image.raw")).unwrap(), b"image");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_cleared_reads_as_zeros_and_the_rest_stays() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[1; 1 << 20], 0).unwrap();
+        let (start, length) = (5000_u64, 300_001_u64);
+        clear_extent(&file, Extent::new(ByteOffset::new(start), ByteLength::new(length)).unwrap()).unwrap();
+        let mut bytes = vec![9; 1 << 20];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        let zeros: Vec<u64> = (0..).zip(&bytes).filter(|(_, byte)| **byte == 0).map(|(at, _)| at).collect();
+        assert_eq!(zeros, (start..start + length).collect::<Vec<_>>());
+        assert_eq!(file.metadata().unwrap().len(), 1 << 20);
     }
 
     #[test]
@@ -236,7 +315,7 @@ mod tests {
         let handle = File::open(directory.path()).unwrap();
         for name in ["", ".", "..", "../image", "a/b", "a\0b"] {
             let file = AnonymousFile::create_in(handle.as_fd()).unwrap();
-            let error = file.complete().unwrap().link_as(OsStr::new(name)).unwrap_err();
+            let error = file.complete(0o400).unwrap().link_as(OsStr::new(name)).unwrap_err();
             assert!(matches!(error, PlacementError::Name { .. }), "{name:?}: {error}");
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::format::loop_reference::LoopReference;
+use crate::kernel::loop_device::{self, LoopStatus};
 use crate::kernel::open_foreign;
 use crate::kernel::placed_file;
 
@@ -139,9 +140,10 @@ fn is_stale(record: &Record) -> Result<bool, OperationError> {
     if record.living_owner().is_some() {
         return Ok(false);
     }
-    let is_gone = match &record.tree {
-        Some(tree) => !tree::is_there(tree)?,
-        None => BoundDevices::of(record)?.is_empty(),
+    let is_gone = match (&record.tree, record.placed_alone()) {
+        (Some(tree), _) => !tree::is_there(tree)?,
+        (None, Some(placed)) => !is_there(placed)?,
+        (None, None) => BoundDevices::of(record)?.is_empty(),
     };
     Ok(is_gone || !is_standing(record)?)
 }
@@ -216,6 +218,9 @@ fn take_down(store: &RecordStore, mut record: Record) -> Result<(), OperationErr
     if let Some(tree) = &record.tree {
         tree::refuse_used(tree)?;
     }
+    if let Some(placed) = record.placed_alone() {
+        refuse_shown(placed)?;
+    }
     fault::point("detach:before")?;
     let before = record.clone();
     record.state = State::Stopping;
@@ -256,6 +261,34 @@ pub(super) fn finish(
     store.remove(&record.reference)
 }
 
+/// Whether a file is where it was placed.
+fn is_there(placed: &Placed) -> Result<bool, OperationError> {
+    match fs::symlink_metadata(&placed.path) {
+        Ok(metadata) => Ok(metadata.is_file() && placed.file == Some(FileIdentity::of(&metadata))),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
+        Err(error) => Err(OperationError::system("examining", &placed.path, error)),
+    }
+}
+
+/// Refuses to take away a file that somebody has on a loop device: what is used would stay in memory, without a name.
+fn refuse_shown(placed: &Placed) -> Result<(), OperationError> {
+    let loops =
+        loop_device::list().map_err(|source| OperationError::system("listing", "/sys/block", source))?;
+    let shows = |status: &LoopStatus| FileIdentity {
+        device: status.backing_device.to_string(),
+        inode: status.backing_inode,
+    };
+    match loops.iter().find(|status| placed.file == Some(shows(status))) {
+        Some(status) => {
+            let problem = format!("it is in use by /dev/loop{}: release it first", status.number);
+            Err(OperationError::state("detaching", placed.path.display(), problem))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Removes a file that was placed for an attachment, and the tmpfs that was made for it. What is gone is gone; what has
 /// the name and is another file stays, and is not even opened: it may be a link to anywhere or a pipe that blocks.
 ///
@@ -285,10 +318,24 @@ pub(super) fn remove_placed(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(removing(error.into())),
         _ => {}
     }
-    let Some(directory) = &placed.tmpfs else {
-        return Ok(());
-    };
-    leave(store, reference, directory, placed.directory_created)
+    match (&placed.tmpfs, placed.path.parent()) {
+        (Some(directory), _) => leave(store, reference, directory, placed.directory_created),
+        (None, Some(directory)) if placed.directory_created => {
+            match fs::remove_dir(directory) {
+                // What somebody else has put there since keeps it.
+                Err(error)
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                    ) =>
+                {
+                    Err(OperationError::system("removing", directory, error))
+                }
+                _ => Ok(()),
+            }
+        }
+        (None, _) => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::fetch::error::FetchError;
 use crate::fetch::qcow2::ConvertError;
 use crate::image::finding::{Finding, is_deceptive};
 use crate::image::plan::Refusal;
+use crate::image::reduction::ReductionError;
 use crate::image::survey::Malformed;
 
 use super::cancel::Interrupted;
@@ -109,6 +110,15 @@ pub enum OperationError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// An image is not placed as a file, because of what its plan leaves of it.
+    #[error("reducing '{image}' to its plan")]
+    Reduced {
+        /// Which image.
+        image: String,
+        /// Why not.
+        #[source]
+        source: ReductionError,
+    },
     /// A signal arrived.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -162,7 +172,8 @@ impl OperationError {
             | Self::Refused { .. }
             | Self::Integrity { .. }
             | Self::Unverified { .. }
-            | Self::Archive { .. } => true,
+            | Self::Archive { .. }
+            | Self::Reduced { .. } => true,
             // That there is too little room is not its fault.
             Self::Compressed { source, .. } => {
                 !matches!(source, DecompressError::TooLarge { .. } | DecompressError::Memory { .. })

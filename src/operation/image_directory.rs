@@ -1,20 +1,81 @@
-//! The directory that pulled images lie in: a tmpfs of ours where nothing is in the way, and how that goes again.
+//! The directory that pulled images lie in: on a disk as it is there, in memory a tmpfs of ours where nothing is in the
+//! way; and how that goes again.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
+use crate::format::image_class::ImageClass;
 use crate::format::units::ByteLength;
 use crate::kernel::mount::{self, OwnTmpfs};
 
-use super::activate::Reservation;
+use super::activate::{INITRD_RELEASE, Reservation};
 use super::error::OperationError;
 use super::fault;
 use super::record::{Placed, RecordStore};
 
-/// Permissions of the directory that images lie in: everybody may see what there is.
+/// Permissions of a directory for images in memory: everybody may see what there is.
 const DIRECTORY_MODE: u32 = 0o755;
+
+/// The directory that an image is placed in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageDirectory {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is on.
+    pub medium: Medium,
+    /// Its permissions where it has to be made on a disk.
+    pub permissions: u32,
+}
+
+/// What pulled images lie on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// Memory: gone when the machine goes down.
+    Memory,
+    /// Whatever the directory is on, a disk for one.
+    Disk,
+}
+
+impl Medium {
+    /// Where images go that nobody said more of: in an initrd into memory, else to a disk.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where it cannot be told whether this is an initrd.
+    pub fn of_this_system() -> Result<Self, OperationError> {
+        let initrd = fs::exists(INITRD_RELEASE)
+            .map_err(|source| OperationError::system("examining", INITRD_RELEASE, source))?;
+        Ok(if initrd { Self::Memory } else { Self::Disk })
+    }
+}
+
+impl ImageDirectory {
+    /// The directory for images of a class.
+    #[must_use]
+    pub fn of_class(class: ImageClass, medium: Medium) -> Self {
+        let path = match medium {
+            Medium::Memory => class.runtime_directory(),
+            Medium::Disk => class.persistent_directory(),
+        };
+        Self {
+            path: PathBuf::from(path),
+            medium,
+            permissions: if class.is_private() { 0o700 } else { 0o755 },
+        }
+    }
+
+    /// The same, to be found from every working directory.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where there is no working directory.
+    pub(super) fn absolute(&self) -> Result<Self, OperationError> {
+        let path = std::path::absolute(&self.path)
+            .map_err(|source| OperationError::system("resolving", &self.path, source))?;
+        Ok(Self { path, ..self.clone() })
+    }
+}
 
 /// Makes `directory` ready for an image that will be `target` in it, and gives its descriptor. `room` is what the image
 /// may take, `needed` what it will take, where that is known.
@@ -22,6 +83,66 @@ const DIRECTORY_MODE: u32 = 0o755;
 /// # Errors
 /// [`OperationError`]; the reservation's record names everything that has to be undone.
 pub(super) fn prepare(
+    directory: &ImageDirectory,
+    target: &Path,
+    room: ByteLength,
+    needed: Option<ByteLength>,
+    reservation: &mut Reservation,
+) -> Result<File, OperationError> {
+    match directory.medium {
+        Medium::Memory => prepare_in_memory(&directory.path, target, room, needed, reservation),
+        Medium::Disk => prepare_on_disk(directory, target, needed, reservation),
+    }
+}
+
+/// [`prepare`] for a directory as it is there; one that is absent is made.
+fn prepare_on_disk(
+    directory: &ImageDirectory,
+    target: &Path,
+    needed: Option<ByteLength>,
+    reservation: &mut Reservation,
+) -> Result<File, OperationError> {
+    let path = directory.path.as_path();
+    let absent = !path.try_exists().map_err(|source| OperationError::system("examining", path, source))?;
+    let placed = |directory_created| Placed {
+        path: target.to_owned(),
+        file: None,
+        tmpfs: None,
+        room: 0,
+        directory_created,
+    };
+    reservation.will_place(placed(absent))?;
+    fault::point("pull:recorded")?;
+    if absent && let Err(source) = DirBuilder::new().mode(directory.permissions).create(path) {
+        // What has the name now, if anything, is somebody else's: undoing must leave it alone.
+        reservation.will_place(placed(false))?;
+        if source.kind() != io::ErrorKind::AlreadyExists {
+            return Err(OperationError::system("making the directory", path, source));
+        }
+    }
+    fault::point("pull:mounted")?;
+    let root = File::open(path).map_err(|source| OperationError::system("opening", path, source))?;
+    expect_room(path, &root, needed)?;
+    Ok(root)
+}
+
+/// Refuses an image that does not fit into what is free.
+fn expect_room(directory: &Path, root: &File, needed: Option<ByteLength>) -> Result<(), OperationError> {
+    let space = mount::free_space(root.as_fd())
+        .map_err(|source| OperationError::system("examining", directory, source))?;
+    match needed {
+        Some(needed) if needed > space => {
+            let problem = format!(
+                "the image needs {needed} bytes, and {space} are free there: choose another directory with --image-root="
+            );
+            Err(OperationError::state("placing an image in", directory.display(), problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// [`prepare`] for images in memory.
+fn prepare_in_memory(
     directory: &Path,
     target: &Path,
     room: ByteLength,
@@ -72,15 +193,8 @@ pub(super) fn prepare(
     if ours {
         let size = ByteLength::new(total_room(&sharing).bytes().saturating_add(room.bytes()));
         mount::resize_tmpfs(directory, root.as_fd(), size).map_err(mounting)?;
-    } else if let (false, Some(needed)) = (free, needed) {
-        let space = mount::free_space(root.as_fd())
-            .map_err(|source| OperationError::system("examining", directory, source))?;
-        if needed > space {
-            let problem = format!(
-                "the image needs {needed} bytes, and {space} are free there: choose another directory with --image-root="
-            );
-            return Err(OperationError::state("placing an image in", directory.display(), problem));
-        }
+    } else if !free {
+        expect_room(directory, &root, needed)?;
     }
     Ok(root)
 }

@@ -15,7 +15,7 @@ pub mod examine;
 mod fault;
 #[cfg(feature = "fault-points")]
 pub mod fault;
-mod image_directory;
+pub mod image_directory;
 pub mod keyring_store;
 mod leaves;
 pub mod list;

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
 use crate::format::units::ByteLength;
-use crate::image::assessment::assess;
+use crate::image::assessment::{Assessment, assess};
+use crate::image::dissection::Dissection;
 use crate::image::plan::{Access, ActivationPlan};
 use crate::image::presets::RequestedPolicy;
 use crate::trust::download::{CheckedDownload, VerifiedDownload};
@@ -99,6 +100,16 @@ impl VerifiedImage {
         Ok(self)
     }
 
+    /// What the bytes came in, and were compared with, where that was a download.
+    pub(super) const fn download(&self) -> Option<&CheckedDownload> {
+        self.image.download.as_ref()
+    }
+
+    /// The image, to be read once more.
+    pub(super) const fn image(&self) -> &ImageFile {
+        &self.image.image
+    }
+
     /// What is planned.
     #[must_use]
     pub const fn plan(&self) -> &ActivationPlan {
@@ -150,8 +161,26 @@ pub fn plan(
     plan_in(image, trust, None, policy, access, cancel)
 }
 
-/// The same for an image inside a download for which somebody may vouch.
-fn plan_in(
+/// Dissects an image inside a download for which somebody may vouch, and finds how everything in it is protected.
+///
+/// # Errors
+/// [`OperationError::Malformed`], or what reading said.
+pub(super) fn look(
+    image: &dyn ImageSource,
+    trust: &TrustStore,
+    download: Option<&VerifiedDownload>,
+    cancel: &Cancel,
+) -> Result<(Dissection, Assessment), OperationError> {
+    let dissection = survey(image, survey_options(trust, image)?, cancel)?;
+    let assessment = assess(&dissection, &trust.trust_in(download));
+    Ok((dissection, assessment))
+}
+
+/// As [`plan`], for an image inside a download for which somebody may vouch.
+///
+/// # Errors
+/// As [`plan`].
+pub(super) fn plan_in(
     image: &dyn ImageSource,
     trust: &TrustStore,
     download: Option<&VerifiedDownload>,
@@ -159,8 +188,7 @@ fn plan_in(
     access: Access,
     cancel: &Cancel,
 ) -> Result<ActivationPlan, OperationError> {
-    let dissection = survey(image, survey_options(trust, image)?, cancel)?;
-    let assessment = assess(&dissection, &trust.trust_in(download));
+    let (dissection, assessment) = look(image, trust, download, cancel)?;
     let plan = ActivationPlan::new(&dissection, assessment, policy, native_architecture()?, access).map_err(
         |refusal| OperationError::Refused { image: image.name().to_owned(), refusal: Box::new(refusal) },
     )?;

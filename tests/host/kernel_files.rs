@@ -148,7 +148,7 @@ fn an_immutable_file_is_closed_to_root() {
     let root = tmpfs.root().unwrap();
     let file = AnonymousFile::create_in(root.as_fd()).unwrap();
     file.file().write_all_at(b"verified", 0).unwrap();
-    let complete = file.complete().unwrap();
+    let complete = file.complete(0o400).unwrap();
     complete.link_as(OsStr::new("image.raw")).unwrap();
     let placed = complete.file();
     let path = tmpfs.directory().join("image.raw");

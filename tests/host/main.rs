@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 mod attach;
 mod beside;
+#[path = "../support/ddi_builder.rs"]
+mod ddi_builder;
 mod faults;
 mod gaps;
 #[path = "../support/gpt_builder.rs"]
@@ -19,12 +21,16 @@ mod harness;
 #[path = "../support/http_server.rs"]
 mod http_server;
 mod kernel_files;
+#[path = "../support/keys.rs"]
+#[allow(dead_code, unreachable_pub, reason = "it belongs to other tests, too")]
+mod keys;
 mod loop_devices;
 mod mount;
 mod pull;
 mod pull_beside;
 mod pull_directory;
 mod pull_faults;
+mod pull_file;
 mod pull_qcow2;
 mod pull_sources;
 mod pull_tar;
@@ -58,6 +64,7 @@ fn main() -> ExitCode {
             pull_beside::TESTS,
             pull_directory::TESTS,
             pull_faults::TESTS,
+            pull_file::TESTS,
             pull_qcow2::TESTS,
             pull_sources::TESTS,
             pull_tar::TESTS,

@@ -219,16 +219,19 @@ impl Images {
         self.pull_as(url, "image")
     }
 
-    /// `ddictl pull` of `url` as `name`.
+    /// `ddictl pull --attach` of `url` as `name`.
     pub(crate) fn pull_as(&self, url: &str, name: &str) -> Command {
+        let mut command = self.place(url, name);
+        command.arg("--attach");
+        command
+    }
+
+    /// `ddictl pull` of `url` into a file for `name`.
+    pub(crate) fn place(&self, url: &str, name: &str) -> Command {
         let mut command = ddictl();
         // Most servers of these tests have the image under any name, also those of files beside it.
-        command.args(["pull", "raw", url, name, "--verify=no", "--sidecars=no", "--attach"]);
-        command.arg(self.certificate());
-        // The tests' own server is not to be asked through somebody's proxy.
-        for variable in ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
-            command.env_remove(variable);
-        }
+        command.args(["pull", "raw", url, name, "--verify=no", "--sidecars=no"]).arg(self.certificate());
+        without_proxies(&mut command);
         command
     }
 
@@ -236,6 +239,14 @@ impl Images {
     pub(crate) fn certificate(&self) -> String {
         format!("--certificate={}", self.directory.path().join("good.crt").display())
     }
+}
+
+/// The tests' own server is not to be asked through somebody's proxy.
+pub(crate) fn without_proxies(command: &mut Command) -> &mut Command {
+    for variable in ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        command.env_remove(variable);
+    }
+    command
 }
 
 /// A directory for images that is not there yet, below one that is.

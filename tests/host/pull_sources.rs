@@ -147,7 +147,7 @@ fn a_tar_comes_from_a_file_and_through_a_pipe() {
     for (origin, mode) in [(url(&file).replace(' ', "%20"), "--verify=no"), ("-".to_owned(), &pinned)] {
         let (before, place) = (MachineState::now(), Place::new());
         let mut command = ddictl();
-        command.args(["pull", "tar", &origin, "tree-under-test", mode, &place.option()]);
+        command.args(["pull", "tar", &origin, "tree-under-test", mode, "--runtime=yes", &place.option()]);
         let output = fed(&mut command, &archive);
         assert!(output.status.success(), "{}", talk(&output));
         let found = fs::read(place.path().join("tree-under-test/etc/os-release"));

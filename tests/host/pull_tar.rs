@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::harness::{HostTest, MachineState, Need, ddictl};
 use crate::http_server::{Answer, HttpServer};
-use crate::pull::{Place, detach, refused};
+use crate::pull::{Place, detach, refused, without_proxies};
 use crate::repart::succeed;
 use crate::tar_builder::{Entry, TarBuilder};
 
@@ -37,10 +37,9 @@ fn serve(archive: Vec<u8>) -> HttpServer {
 
 fn pull(server: &HttpServer, place: &Place, verify: &str) -> Command {
     let mut command = ddictl();
-    command.args(["pull", "tar", &server.url("/tree.tar"), "tree-under-test", verify, &place.option()]);
-    for variable in ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
-        command.env_remove(variable);
-    }
+    command.args(["pull", "tar", &server.url("/tree.tar"), "tree-under-test", verify, "--runtime=yes"]);
+    command.arg(place.option());
+    without_proxies(&mut command);
     command
 }
 

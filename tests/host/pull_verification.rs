@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::harness::{HostTest, Need, ddictl};
 use crate::http_server::{Answer, HttpServer};
-use crate::pull::{Images, Place, detach, refused};
+use crate::pull::{Images, Place, detach, refused, without_proxies};
 use crate::repart::succeed;
 
 pub(crate) const NEEDS: &[Need] = &[
@@ -93,9 +93,7 @@ fn serve(image: &Arc<[u8]>, (sums, signature): &(Arc<[u8]>, Arc<[u8]>)) -> HttpS
 fn pull(server: &HttpServer, place: &Place, more: &[&str]) -> Command {
     let mut command = ddictl();
     command.args(["pull", "raw", &server.url("/image.raw"), "image", "--attach", &place.option()]).args(more);
-    for variable in ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
-        command.env_remove(variable);
-    }
+    without_proxies(&mut command);
     command
 }
 

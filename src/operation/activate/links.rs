@@ -21,7 +21,7 @@ const LINKS_GONE_DEADLINE: Duration = Duration::from_secs(10);
 /// Where udev makes its links.
 pub(in crate::operation) const LINK_DIRECTORY: &str = "/dev/disk/by-loop-ref";
 /// What is there in an initrd alone (systemd, INITRD_INTERFACE).
-const INITRD_RELEASE: &str = "/etc/initrd-release";
+pub(in crate::operation) const INITRD_RELEASE: &str = "/etc/initrd-release";
 /// Where udev looks for rules that last until the machine is switched off, also after a switch of the root.
 const RUNTIME_RULES: &str = "/run/udev/rules.d";
 

@@ -7,8 +7,8 @@
 mod links;
 mod making;
 mod names;
+mod placed;
 mod sharing;
-mod unpacked;
 mod whole_disk;
 
 use std::cell::RefCell;
@@ -43,7 +43,9 @@ use super::tree;
 use super::unlock::Keys;
 use super::whole_disk::release_partitions;
 
-pub(super) use links::{LINK_DIRECTORY, remove_runtime_rules, wait_for_udev, write_runtime_rules};
+pub(super) use links::{
+    INITRD_RELEASE, LINK_DIRECTORY, remove_runtime_rules, wait_for_udev, write_runtime_rules,
+};
 pub use names::device_references;
 pub(super) use names::{bases_of, is_mapper_of, is_part_of};
 pub(super) use sharing::shows;

@@ -1,7 +1,6 @@
-//! Pulling an image from a server into memory, verifying it there, and attaching it, in one process.
+//! Pulling an image from a server, verifying it, and attaching or placing it, in one process.
 
-use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::fetch::client::HttpClient;
@@ -19,7 +18,7 @@ use super::cancel::Cancel;
 use super::companions::Companions;
 use super::detach::reap;
 use super::error::OperationError;
-use super::image_directory;
+use super::image_directory::{self, ImageDirectory, Medium};
 use super::keyring_store;
 use super::leaves::LeafHint;
 use super::observer::Observer;
@@ -30,6 +29,7 @@ mod beside;
 pub mod companions;
 mod convert;
 mod download;
+mod file;
 mod name;
 mod place;
 mod remote;
@@ -41,20 +41,19 @@ pub mod verification;
 mod workers;
 
 pub use beside::Sidecars;
+pub use file::{FileRequest, pull_file};
 pub use name::{name_of, parse_origin, reference_of, tree_name_of};
 pub use unpack::{TarRequest, pull_tar};
 
 use beside::WithCompanions;
 use convert::to_raw;
 use download::{Download, tell};
+use name::expect_plain_name;
 use place::verify_and_link;
 use remote::{client, fetching, look, look_at_raw};
 use room::room_for;
-use stream::{Place, receive};
+use stream::{Arrived, Place, receive};
 use verification::{FilesBeside, Verification};
-
-/// Where images of the class `machine` are placed that do not outlive the boot.
-pub const DEFAULT_DIRECTORY: &str = "/run/machines";
 
 /// What is to be pulled, and how.
 #[derive(Debug)]
@@ -64,7 +63,7 @@ pub struct PullRequest {
     /// The local name, without `.raw`.
     pub name: String,
     /// Where the file is placed.
-    pub directory: PathBuf,
+    pub directory: ImageDirectory,
     /// What is required of the image.
     pub policy: RequestedPolicy,
     /// How the download as a whole is verified.
@@ -105,6 +104,7 @@ pub fn plan_pull(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<(LoopReference, ActivationPlan), OperationError> {
+    expect_plain_name(&request.name)?;
     let reference = reference_of(&request.name)?;
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
@@ -132,38 +132,30 @@ pub fn pull(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Attached, OperationError> {
+    expect_plain_name(&request.name)?;
     let reference = reference_of(&request.name)?;
     // The record is read by later commands, in other working directories.
-    let directory = std::path::absolute(&request.directory)
-        .map_err(|source| OperationError::system("resolving", &request.directory, source))?;
+    let directory = request.directory.absolute()?;
+    if directory.medium != Medium::Memory {
+        let problem = "expected a place in memory: on a disk it could change after it was verified";
+        return Err(OperationError::state("attaching what is pulled to", directory.path.display(), problem));
+    }
     reap(observer)?;
-    let target = directory.join(reference.as_str());
+    let target = directory.path.join(reference.as_str());
     if target.symlink_metadata().is_ok() {
         let problem = "it is there already: detach it, remove it, or choose another NAME";
         return Err(OperationError::state("placing the image as", target.display(), problem));
     }
-    let client = client(request, cancel);
-    let verification = prepare(request, &client, trust, observer, cancel)?;
-    let companions = beside::companions(request, &client, &verification, observer, cancel)?;
-    let (size, mut hints) = preflight(&client, request, &verification, &companions, trust, observer, cancel)?;
-    let transfer = open(&client, request, observer, cancel)?;
-    let with_digest = verification.expected().digest().is_some();
-    // They are of this file or of none: the digests of a larger one would cost memory for nothing.
-    if transfer.total() != Some(size.bytes()) {
-        hints.clear();
-    }
-    // What is too large as it comes is so all the more when it is decompressed: not a byte of it is waited for.
-    room_for(transfer.total().map(ByteLength::new), &request.url)?;
-    let mut download = Download::new(transfer, with_digest, &request.url, observer, cancel);
-    let mut reservation = Reservation::make(&reference, &request.url.without_secrets())?;
-    let name = OsStr::new(reference.as_str());
-    let received = receive(&mut download, name, &hints, &request.url, observer, |needed| {
-        let room = room_for(needed, &request.url)?;
-        let root = image_directory::prepare(&directory, &target, room, needed, &mut reservation)?;
-        Ok(Place { root, room })
-    });
-    let raw = received.and_then(|image| to_raw(image, &verification, &request.url, observer, cancel));
-    let verified = raw.and_then(|image| {
+    let destination = Destination { reference: &reference, directory: &directory, target: &target };
+    let Fetched { mut reservation, verification, companions, image } = fetch(
+        request,
+        Wanted { policy: Some(&request.policy), companions: true },
+        &destination,
+        trust,
+        observer,
+        cancel,
+    )?;
+    let verified = image.and_then(|image| {
         verify_and_link(image, companions, &verification, request, trust, &mut reservation, observer, cancel)
     });
     let options = ActivationOptions { guard: request.guard, policy: &request.policy, keys: None };
@@ -173,6 +165,79 @@ pub fn pull(
             .make_permanent(observer, cancel),
         Err(cause) => Err(reservation.undo(cause)),
     }
+}
+
+/// Where an image is to be.
+#[derive(Debug, Clone, Copy)]
+struct Destination<'a> {
+    reference: &'a LoopReference,
+    directory: &'a ImageDirectory,
+    target: &'a Path,
+}
+
+/// What came of a download: whatever that is, the reservation must be ended.
+#[derive(Debug)]
+struct Fetched {
+    reservation: Reservation,
+    verification: Verification,
+    companions: Companions,
+    image: Result<Arrived, OperationError>,
+}
+
+/// What is wanted of an image beside its bytes.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    /// What it will be judged by, if it is judged at all.
+    policy: Option<&'a RequestedPolicy>,
+    /// The files beside it.
+    companions: bool,
+}
+
+/// Downloads an image to its destination, as a raw image without a name. Where it is to be judged by a policy it is
+/// looked at beforehand.
+///
+/// # Errors
+/// What refuses it before anything of it came; nothing is left behind then.
+fn fetch(
+    request: &PullRequest,
+    wanted: Wanted<'_>,
+    destination: &Destination<'_>,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Fetched, OperationError> {
+    let Destination { reference, directory, target } = *destination;
+    let url = &request.url;
+    let client = client(request, cancel);
+    let verification = prepare(request, &client, trust, observer, cancel)?;
+    let companions = match wanted.companions {
+        true => beside::companions(request, &client, &verification, observer, cancel)?,
+        false => Companions::none(),
+    };
+    let (size, mut hints) = match wanted.policy {
+        Some(policy) => {
+            preflight(&client, request, policy, &verification, &companions, trust, observer, cancel)?
+        }
+        None => (ByteLength::ZERO, Vec::new()),
+    };
+    let transfer = open(&client, request, observer, cancel)?;
+    let with_digest = verification.expected().digest().is_some();
+    // They are of this file or of none: the digests of a larger one would cost memory for nothing.
+    if transfer.total() != Some(size.bytes()) {
+        hints.clear();
+    }
+    // What is too large as it comes is so all the more when it is decompressed: not a byte of it is waited for.
+    room_for(directory, transfer.total().map(ByteLength::new), url)?;
+    let mut download = Download::new(transfer, with_digest, url, observer, cancel);
+    let mut reservation = Reservation::make(reference, &url.without_secrets())?;
+    let name = target.file_name().unwrap_or_default();
+    let received = receive(&mut download, name, &hints, url, observer, |needed| {
+        let room = room_for(directory, needed, url)?;
+        let root = image_directory::prepare(directory, target, room, needed, &mut reservation)?;
+        Ok(Place { root, room })
+    });
+    let image = received.and_then(|image| to_raw(image, &verification, url, observer, cancel));
+    Ok(Fetched { reservation, verification, companions, image })
 }
 
 /// Asks for the file, time and again where that helps.
@@ -203,6 +268,7 @@ fn prepare(
     Ok(verification)
 }
 
+#[expect(clippy::too_many_arguments, reason = "all of them are parts of one request")]
 /// What is to be hashed while the image comes, and how large it is, from what the server answers to requests for parts of
 /// it. An image that cannot be looked at beforehand is hashed after it has come.
 ///
@@ -212,6 +278,7 @@ fn prepare(
 fn preflight(
     client: &HttpClient,
     request: &PullRequest,
+    policy: &RequestedPolicy,
     verification: &Verification,
     companions: &Companions,
     trust: &TrustStore,
@@ -223,13 +290,7 @@ fn preflight(
         return Ok(nothing());
     };
     let size = source.size();
-    match plan(
-        &WithCompanions { image: &*source, companions },
-        trust,
-        &request.policy,
-        Access::ReadOnly,
-        cancel,
-    ) {
+    match plan(&WithCompanions { image: &*source, companions }, trust, policy, Access::ReadOnly, cancel) {
         Ok(plan) => Ok((size, LeafHint::of_plan(&plan))),
         Err(error) if error.is_about_the_image() && verification.expected().vouched_by().is_none() => {
             Err(error)

@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use crate::fetch::origin::Origin;
+use crate::format::image_class::ImageClass;
 use crate::format::loop_reference::LoopReference;
 
 use crate::operation::error::OperationError;
@@ -56,6 +57,33 @@ fn stem_of(origin: &Origin, suffixes: &[&str], naming: &str) -> Result<String, O
         )));
     }
     Ok(name.to_owned())
+}
+
+/// Refuses a name that leads out of the directory for images, or hides in it.
+///
+/// # Errors
+/// [`OperationError::Usage`].
+pub(super) fn expect_plain_name(name: &str) -> Result<(), OperationError> {
+    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        let found = name.escape_debug();
+        let problem = format!(
+            "naming what is pulled: expected a name without '/' and without a dot in front, found '{found}'"
+        );
+        return Err(OperationError::Usage(problem));
+    }
+    Ok(())
+}
+
+/// The reference of an image that is placed as a file and has no devices. Images of several classes may have the same
+/// name, in directories of their own.
+///
+/// # Errors
+/// [`OperationError::Usage`] where it cannot be one.
+pub(super) fn reference_of_file(name: &str, class: ImageClass) -> Result<LoopReference, OperationError> {
+    match class {
+        ImageClass::Machine => reference_of(name),
+        class => reference_of(&format!("{name}.{class}")),
+    }
 }
 
 /// The reference of a pulled image: its file name, as systemd has it.

@@ -32,7 +32,7 @@ pub(super) fn verify_and_link(
     let placing = |source: placed_file::PlacementError| {
         OperationError::system("placing the image as", &arrived.name, source)
     };
-    let complete = arrived.file.complete().map_err(placing)?;
+    let complete = arrived.file.complete(0o400).map_err(placing)?;
     let file = complete
         .file()
         .try_clone()

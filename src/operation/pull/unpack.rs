@@ -1,6 +1,6 @@
 //! From an archive on a server to a tree of files under its name.
 //!
-//! The archive is kept in memory as it comes, without a name, and verified as a whole before the first byte of it is
+//! The archive is kept as it comes, without a name, and verified as a whole before the first byte of it is
 //! decompressed or read as a tar. It is unpacked into a hidden directory whose name is recorded before it is made, and
 //! which root alone can enter; complete, that gets its name in one step. While it is unpacked, the room of what was read
 //! of the archive is given back.
@@ -30,7 +30,7 @@ use crate::operation::cancel::Cancel;
 use crate::operation::detach::reap;
 use crate::operation::error::OperationError;
 use crate::operation::fault;
-use crate::operation::image_directory;
+use crate::operation::image_directory::{self, Medium};
 use crate::operation::observer::Observer;
 use crate::operation::record::{Owner, Record};
 use crate::operation::tree::file_name;
@@ -38,6 +38,7 @@ use crate::operation::trust_store::TrustStore;
 use crate::trust::download::{CheckedDownload, DownloadDigest};
 
 use super::download::Download;
+use super::name::expect_plain_name;
 use super::remote::client;
 use super::room::room_for;
 use super::verification::Verification;
@@ -78,15 +79,10 @@ pub fn pull_tar(
     let reference = name.parse().map_err(|error| {
         OperationError::Usage(format!("naming the directory '{name}': {error}: give another NAME"))
     })?;
-    if name.contains('/') || name.starts_with('.') {
-        let problem =
-            format!("naming the directory '{name}': expected a name without '/' and without a dot in front");
-        return Err(OperationError::Usage(problem));
-    }
-    let directory = std::path::absolute(&pull.directory)
-        .map_err(|source| OperationError::system("resolving", &pull.directory, source))?;
+    expect_plain_name(name)?;
+    let directory = pull.directory.absolute()?;
     reap(observer)?;
-    let target = directory.join(name);
+    let target = directory.path.join(name);
     if target.symlink_metadata().is_ok() {
         let problem = "it is there already: detach it, remove it, or choose another NAME";
         return Err(OperationError::state("placing the tree as", target.display(), problem));
@@ -97,21 +93,22 @@ pub fn pull_tar(
     let vouched = verification.expected().vouched_by().is_some();
     allows_tree(policy.as_ref(), vouched).map_err(|refusal| refused(pull, refusal))?;
     let transfer = open(&client, pull, observer, cancel)?;
-    // The whole archive is in memory once, and what comes out of it has to fit as well.
-    room_for(transfer.total().map(ByteLength::new), &pull.url)?;
-    let room = room_for(None, &pull.url)?;
+    // The whole archive is kept once, and what comes out of it has to fit as well.
+    room_for(&directory, transfer.total().map(ByteLength::new), &pull.url)?;
+    let room = room_for(&directory, None, &pull.url)?;
     let mut reservation = Reservation::make(&reference, &pull.url.without_secrets())?;
     let unpacked =
         image_directory::prepare(&directory, &target, room, None, &mut reservation).and_then(|root| {
             let mut download = Download::new(transfer, true, &pull.url, observer, cancel);
             let spool = receive(&mut download, &root, room, pull, observer)?;
             let checked = verify(spool.digest, &verification, request)?;
-            let place = Place { root: &root, directory: &directory, target: &target, room };
+            let place = Place { root: &root, directory: &directory.path, target: &target, room };
             place.unpack(spool.file, request, &checked, &mut reservation, observer, cancel)
         });
-    match unpacked {
-        Ok(()) => reservation.keep_tree(),
-        Err(cause) => Err(reservation.undo(cause)),
+    match (unpacked, directory.medium) {
+        (Ok(()), Medium::Memory) => reservation.keep_placed(),
+        (Ok(()), Medium::Disk) => reservation.leave_placed(),
+        (Err(cause), _) => Err(reservation.undo(cause)),
     }
 }
 
@@ -185,8 +182,7 @@ fn copy(
         if length > room.bytes()
             || written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull)
         {
-            let problem =
-                format!("no room is left after {length} bytes: the archive does not fit into memory");
+            let problem = format!("no room is left after {length} bytes: the archive does not fit");
             return Err(OperationError::state("keeping the archive of", url, problem));
         }
         written.map_err(|source| OperationError::system("keeping the archive of", url, source))?;

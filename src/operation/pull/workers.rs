@@ -161,7 +161,7 @@ impl Sink<'_> {
     }
 
     fn full(&self, offset: u64) -> OperationError {
-        let problem = format!("no room is left after {offset} bytes: the image does not fit into memory");
+        let problem = format!("no room is left after {offset} bytes: the image does not fit");
         OperationError::state("writing the image of", self.name, problem)
     }
 }

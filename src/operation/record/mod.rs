@@ -347,6 +347,13 @@ impl Record {
             && recorded.size == status.size_limit.bytes()
     }
 
+    /// The file that was placed, where it was placed for nothing but to lie there.
+    #[must_use]
+    pub fn placed_alone(&self) -> Option<&Placed> {
+        let alone = self.devices.is_empty() && self.whole_disk.is_none() && self.tree.is_none();
+        self.placed.as_ref().filter(|placed| alone && placed.file.is_some())
+    }
+
     /// The process that is at work on it, where it still runs.
     #[must_use]
     pub fn living_owner(&self) -> Option<Owner> {

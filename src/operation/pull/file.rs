@@ -1,0 +1,277 @@
+//! From an image on a server to a file under its name, for those who look at it again themselves: systemd-sysext,
+//! systemd-nspawn, portable services.
+//!
+//! They choose among the partitions of an image by rules of their own. So where there is a policy, what lies there in
+//! the end holds the planned partitions and nothing else, and has no name before every byte of them was verified.
+//! What lies beside an image on a server is left there, and does not count: it would have to lie beside the file as well.
+//! Without a policy it is the download as it came, decompressed, and somebody may vouch for that as a whole.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::format::image_class::ImageClass;
+use crate::format::units::ByteLength;
+use crate::image::plan::{Access, ActivationPlan};
+use crate::image::presets::RequestedPolicy;
+use crate::image::reduction::Reduction;
+use crate::kernel::placed_file::{CompleteFile, clear_extent};
+use crate::operation::activate::Reservation;
+use crate::operation::cancel::Cancel;
+use crate::operation::detach::reap;
+use crate::operation::error::OperationError;
+use crate::operation::fault;
+use crate::operation::image_directory::Medium;
+use crate::operation::observer::Observer;
+use crate::operation::record::{Owner, Record, RecordStore};
+use crate::operation::source::ImageFile;
+use crate::operation::tree::file_name;
+use crate::operation::trust_store::TrustStore;
+use crate::operation::verified_image::{ImmutableImage, VerifiedImage, look, plan_in};
+use crate::trust::download::CheckedDownload;
+
+use super::name::{expect_plain_name, reference_of_file};
+use super::stream::Arrived;
+use super::verification::Verification;
+use super::{Destination, Fetched, PullRequest, Wanted, fetch};
+
+/// An image that is to be placed as a file.
+#[derive(Debug)]
+pub struct FileRequest {
+    /// What is to be pulled, and how. Its policy is not asked.
+    pub pull: PullRequest,
+    /// What the image is for.
+    pub class: ImageClass,
+    /// What is required of it; without, the verification of the download is all there is.
+    pub policy: Option<RequestedPolicy>,
+    /// Nobody shall write to it, its owner included.
+    pub read_only: bool,
+    /// A file that has the name already is replaced.
+    pub replace: bool,
+}
+
+/// Pulls and verifies an image, and places it as a file. In memory it stays until somebody detaches it, else for good.
+///
+/// # Errors
+/// [`OperationError`]; nothing is left behind then, and a file that was to be replaced is as it was.
+pub fn pull_file(
+    request: &FileRequest,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Record, OperationError> {
+    let FileRequest { pull, policy, .. } = request;
+    expect_plain_name(&pull.name)?;
+    let reference = reference_of_file(&pull.name, request.class)?;
+    let directory = pull.directory.absolute()?;
+    reap(observer)?;
+    let target = directory.path.join(format!("{}.raw", pull.name));
+    refuse_taken(&target, request.replace)?;
+    let destination = Destination { reference: &reference, directory: &directory, target: &target };
+    let Fetched { mut reservation, verification, image, .. } = fetch(
+        pull,
+        Wanted { policy: policy.as_ref(), companions: false },
+        &destination,
+        trust,
+        observer,
+        cancel,
+    )?;
+    let work = Placing { request, target: &target, trust, observer, cancel };
+    let placed = image.and_then(|arrived| work.place(arrived, &verification, &mut reservation));
+    match (placed, directory.medium) {
+        (Ok(()), Medium::Memory) => reservation.keep_placed(),
+        (Ok(()), Medium::Disk) => reservation.leave_placed(),
+        (Err(cause), _) => Err(reservation.undo(cause)),
+    }
+}
+
+/// Refuses a name that something has, unless that is a file that may be replaced.
+fn refuse_taken(target: &Path, replace: bool) -> Result<(), OperationError> {
+    let placing =
+        |problem: &str| Err(OperationError::state("placing the image as", target.display(), problem));
+    let metadata = match target.symlink_metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(OperationError::system("examining", target, error)),
+    };
+    if !replace {
+        return placing(
+            "it is there already: detach it, remove it, choose another NAME, or replace it with --force",
+        );
+    }
+    if !metadata.is_file() {
+        return placing(
+            "expected a file to replace, found something else: remove it, or choose another NAME",
+        );
+    }
+    let records = RecordStore::of_this_machine().all()?;
+    if records.iter().any(|record| record.placed.as_ref().is_some_and(|placed| placed.path == target)) {
+        return placing("it was pulled into memory and is kept there: detach it first");
+    }
+    Ok(())
+}
+
+/// The work from the bytes that arrived to the file under its name.
+struct Placing<'a> {
+    request: &'a FileRequest,
+    target: &'a Path,
+    trust: &'a TrustStore,
+    observer: &'a dyn Observer,
+    cancel: &'a Cancel,
+}
+
+/// What was decided from the bytes that came, before the last look at them.
+struct Judged<'a> {
+    policy: &'a RequestedPolicy,
+    plan: ActivationPlan,
+    reduction: Option<Reduction>,
+}
+
+impl Placing<'_> {
+    fn place(
+        &self,
+        arrived: Arrived,
+        verification: &Verification,
+        reservation: &mut Reservation,
+    ) -> Result<(), OperationError> {
+        let Arrived { file, size, digest, leaves, .. } = arrived;
+        let download = verification.check(digest)?;
+        self.tell(download.as_ref());
+        let judged = match &self.request.policy {
+            Some(policy) => Some(self.judge(file.file(), size, download.as_ref(), policy)?),
+            None => None,
+        };
+        let size =
+            judged.as_ref().and_then(|judged| judged.reduction.as_ref()).map_or(size, |r| r.image_size);
+        let permissions = if self.request.read_only { 0o400 } else { 0o600 };
+        let complete = file.complete(permissions).map_err(|source| self.placing(source))?;
+        let source = self.request.pull.url.without_secrets();
+        let digest = download.as_ref().map(|download| data_encoding::HEXLOWER.encode(download.digest()));
+        let mut applied = "*".to_owned();
+        if let Some(judged) = judged {
+            let bytes = complete.file().try_clone().map_err(|source| self.placing(source))?;
+            let image = ImmutableImage::new(bytes, &source, size, download);
+            let Self { trust, observer, cancel, .. } = *self;
+            let verified = VerifiedImage::verify(image, leaves, trust, judged.policy, observer, cancel)?;
+            self.compare(&judged, &verified)?;
+            applied.clone_from(&verified.plan().policy);
+        }
+        fault::point("pull:verified")?;
+        self.name(&complete, digest, applied, reservation)
+    }
+
+    /// Says what the download as a whole is worth.
+    fn tell(&self, download: Option<&CheckedDownload>) {
+        let vouched = download.and_then(CheckedDownload::verified);
+        match (vouched, &self.request.policy) {
+            (Some(verified), _) => {
+                self.observer.note(&format!("the download is authentic: {}", verified.by()));
+            }
+            (None, Some(_)) => {}
+            (None, None) => self.observer.warning(
+                "nobody vouches for this image: neither is its download verified nor was a policy asked; \
+                 --verify= and --image-policy= do that",
+            ),
+        }
+        if self.request.policy.is_none() {
+            self.observer.note("no policy was asked: the image is placed as it came, with everything in it");
+        }
+    }
+
+    /// Plans what is to stay of the image, and clears the rest.
+    fn judge<'p>(
+        &self,
+        file: &File,
+        size: ByteLength,
+        download: Option<&CheckedDownload>,
+        policy: &'p RequestedPolicy,
+    ) -> Result<Judged<'p>, OperationError> {
+        let name = self.request.pull.url.to_string();
+        let clone = file.try_clone().map_err(|source| self.placing(source))?;
+        let image = ImageFile::from_file(clone, &name, size);
+        let download = download.and_then(CheckedDownload::verified);
+        let plan = plan_in(&image, self.trust, download, policy, Access::ReadOnly, self.cancel)?;
+        let (dissection, _) = look(&image, self.trust, download, self.cancel)?;
+        let reduction = Reduction::new(&dissection, &plan)
+            .map_err(|source| OperationError::Reduced { image: name.clone(), source })?;
+        if let Some(reduction) = &reduction {
+            reduce(file, size, reduction)
+                .map_err(|source| OperationError::system("reducing to its plan", &name, source))?;
+            fault::point("pull:reduced")?;
+        }
+        Ok(Judged { policy, plan, reduction })
+    }
+
+    /// Holds what lies there now, verified, against what was planned of what came.
+    fn compare(&self, judged: &Judged<'_>, verified: &VerifiedImage) -> Result<(), OperationError> {
+        let Some(reduction) = &judged.reduction else {
+            return Ok(());
+        };
+        let download = verified.download().and_then(CheckedDownload::verified);
+        let (dissection, assessment) = look(verified.image(), self.trust, download, self.cancel)?;
+        reduction
+            .check(&judged.plan, &dissection, &assessment)
+            .map_err(|source| OperationError::Reduced { image: verified.source().to_owned(), source })?;
+        let numbers: Vec<String> =
+            dissection.partitions.iter().filter_map(|p| p.number).map(|number| number.to_string()).collect();
+        self.observer.note(&format!(
+            "the image is reduced to partition{} {}, planned by the policy '{}'",
+            if numbers.len() == 1 { "" } else { "s" },
+            numbers.join(", "),
+            verified.plan().policy
+        ));
+        Ok(())
+    }
+
+    /// Gives the file its name, in the place of another one if that is wanted.
+    fn name(
+        &self,
+        complete: &CompleteFile,
+        digest: Option<String>,
+        policy: String,
+        reservation: &mut Reservation,
+    ) -> Result<(), OperationError> {
+        let metadata = complete.file().metadata().map_err(|source| self.placing(source))?;
+        let first = if self.request.replace { self.hidden()? } else { self.target.to_owned() };
+        reservation.will_name_file(&metadata, first.clone(), digest, policy)?;
+        complete.link_as(file_name(&first)).map_err(|source| self.placing(source))?;
+        fault::point("pull:linked")?;
+        self.cancel.check()?;
+        if self.request.replace {
+            complete
+                .take_over(file_name(&first), file_name(self.target))
+                .map_err(|source| self.placing(source))?;
+            fault::point("pull:replaced")?;
+            // From here on there is no way back: what was there before is gone.
+            return reservation.has_named_file(self.target.to_owned());
+        }
+        Ok(())
+    }
+
+    /// A name beside the last one, of this process and no other.
+    fn hidden(&self) -> Result<PathBuf, OperationError> {
+        let Owner { pid, start_time } = Owner::this_process()?;
+        let mut name = OsString::from(".");
+        name.push(file_name(self.target));
+        name.push(OsStr::new(&format!(".ddictl-{pid}-{start_time}")));
+        Ok(self.target.with_file_name(name))
+    }
+
+    fn placing(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> OperationError {
+        OperationError::system("placing the image as", self.target, source)
+    }
+}
+
+/// Clears what does not stay of an image of `size` bytes, and writes the new table.
+fn reduce(file: &File, size: ByteLength, reduction: &Reduction) -> io::Result<()> {
+    for extent in reduction.cleared(size) {
+        clear_extent(file, extent)?;
+    }
+    file.set_len(reduction.image_size.bytes())?;
+    for (offset, bytes) in &reduction.table {
+        file.write_all_at(bytes, offset.bytes())?;
+    }
+    Ok(())
+}
