@@ -19,7 +19,17 @@ const IGNORED: [&str; 17] = [
 /// Beginnings of such options: for the programs that read fstab(5), and for people.
 const IGNORED_BEGINNINGS: [&str; 3] = ["x-", "X-", "comment="];
 /// Options that have the same name for `ddictl mount`.
-const NAMED: [&str; 5] = ["image-policy", "root-hash", "usr-hash", "loop-ref", "certificate"];
+const NAMED: [&str; 9] = [
+    "image-policy",
+    "root-hash",
+    "usr-hash",
+    "root-hash-sig",
+    "usr-hash-sig",
+    "verity-data",
+    "sidecars",
+    "loop-ref",
+    "certificate",
+];
 
 /// Runs the helper with the arguments behind its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -175,7 +185,18 @@ mod tests {
 
     #[test]
     fn every_translation_is_a_command_line() {
-        for option in ["ro", "discard", "nodiscard", "image-policy=*", "loop-ref=x", "certificate=/k.crt"] {
+        for option in [
+            "ro",
+            "discard",
+            "nodiscard",
+            "image-policy=*",
+            "loop-ref=x",
+            "certificate=/k.crt",
+            "root-hash-sig=base64:MAMCAQU=",
+            "usr-hash-sig=/os.usrhash.p7s",
+            "verity-data=/os.verity",
+            "sidecars=no",
+        ] {
             let words = translated(["a.raw", "/mnt", "-o", option].map(OsString::from)).unwrap();
             assert!(cli::command().try_get_matches_from(words).is_ok(), "{option}");
         }

@@ -6,7 +6,7 @@ use crate::format::loop_reference::LoopReference;
 use crate::format::superblock::Recovery;
 use crate::format::verity::table::VerityHealth;
 use crate::image::assessment::{Assessed, Assessment};
-use crate::image::dissection::{Dissection, Layout, Partition, Standing, VeritySet};
+use crate::image::dissection::{Dissection, Layout, Partition, Standing, TreePlace, VeritySet};
 use crate::image::finding::{Finding, Level, is_deceptive, printable};
 use crate::image::plan::{ActivationPlan, PlannedDevice};
 use crate::image::policy::Use;
@@ -194,7 +194,11 @@ fn plan_text(reference: &str, plan: &ActivationPlan) -> String {
             recovery_text(device),
         ));
         if let Some(verity) = &device.verity {
-            text.push_str(&format!("    root hash {}\n", verity.set.root_hash));
+            let tree = match verity.set.hash {
+                TreePlace::Partition(_) => "",
+                TreePlace::Beside => ", by the hash tree beside the image",
+            };
+            text.push_str(&format!("    root hash {}{tree}\n", verity.set.root_hash));
             let by = verity
                 .authenticated
                 .as_ref()
