@@ -10,8 +10,9 @@ use crate::format::units::ByteLength;
 use crate::operation::cancel::Cancel;
 use crate::operation::error::OperationError;
 use crate::operation::observer::Observer;
-use crate::trust::download::{DownloadDigest, DownloadHasher};
+use crate::trust::download::DownloadDigest;
 
+use super::digest::BackgroundDigest;
 use super::remote::fetching;
 
 /// A download under way. Whoever consumes its bytes, a decoder or the writer of the image, makes them count: for the
@@ -24,7 +25,7 @@ pub(super) struct Download<'a> {
     chunk: Option<Chunk>,
     /// How many bytes of the chunk were consumed.
     position: usize,
-    hasher: Option<DownloadHasher>,
+    digest: Option<BackgroundDigest>,
     is_broken: bool,
     url: &'a Origin,
     observer: &'a dyn Observer,
@@ -40,15 +41,21 @@ impl fmt::Debug for Download<'_> {
 impl<'a> Download<'a> {
     /// Nothing was consumed yet. A digest costs about 0.6 s of processor time for a GiB, so it is computed only where
     /// something will be compared with it.
+    ///
+    /// # Errors
+    /// [`OperationError::System`] where there can be no thread for it.
     pub(super) fn new(
         transfer: Transfer,
         with_digest: bool,
         url: &'a Origin,
         observer: &'a dyn Observer,
         cancel: &'a Cancel,
-    ) -> Self {
-        let hasher = with_digest.then(DownloadHasher::new);
-        Self { transfer, chunk: None, position: 0, hasher, is_broken: false, url, observer, cancel }
+    ) -> Result<Self, OperationError> {
+        let digest = with_digest
+            .then(BackgroundDigest::begin)
+            .transpose()
+            .map_err(|source| OperationError::system("starting a thread to hash", url.to_string(), source))?;
+        Ok(Self { transfer, chunk: None, position: 0, digest, is_broken: false, url, observer, cancel })
     }
 
     /// The length in bytes where the server said it.
@@ -87,7 +94,9 @@ impl<'a> Download<'a> {
         if !std::mem::take(&mut self.is_broken) {
             return false;
         }
-        self.hasher = self.hasher.take().map(|_| DownloadHasher::new());
+        if let Some(digest) = &self.digest {
+            digest.begin_anew();
+        }
         true
     }
 
@@ -98,7 +107,7 @@ impl<'a> Download<'a> {
     /// [`OperationError::State`] where the file goes on; what reading said.
     pub(super) fn finish(&mut self) -> Result<Option<DownloadDigest>, OperationError> {
         match self.fill_buf() {
-            Ok([]) => Ok(self.hasher.take().map(DownloadHasher::finish)),
+            Ok([]) => Ok(self.digest.take().map(BackgroundDigest::finish)),
             Ok(_) => {
                 let problem = "expected the end of the file, found more bytes behind the image";
                 Err(OperationError::state("downloading", self.url, problem))
@@ -124,18 +133,19 @@ pub(super) fn tell(observer: &dyn Observer, setback: &Setback<'_>) {
 impl BufRead for Download<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.received().is_empty() {
+            // All of it was consumed.
+            if let (Some(chunk), Some(digest)) = (self.chunk.take(), &self.digest) {
+                digest.update(chunk);
+            }
             let observer = self.observer;
             let hear = move |setback: &Setback<'_>| tell(observer, setback);
             match self.transfer.next(&hear).map_err(FetchError::into_io)? {
                 Arrival::Bytes(chunk) => (self.chunk, self.position) = (Some(chunk), 0),
                 Arrival::Restarted => {
-                    (self.chunk, self.is_broken) = (None, true);
+                    self.is_broken = true;
                     return Err(io::Error::other("the file begins anew"));
                 }
-                Arrival::Ended => {
-                    self.chunk = None;
-                    break;
-                }
+                Arrival::Ended => break,
             }
         }
         Ok(self.received())
@@ -145,9 +155,6 @@ impl BufRead for Download<'_> {
         let bytes = self.chunk.as_ref().map(Chunk::bytes).unwrap_or_default();
         let rest = bytes.get(self.position..).unwrap_or_default();
         let consumed = rest.get(..count).unwrap_or(rest);
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(consumed);
-        }
         self.observer.advanced(ByteLength::of(consumed));
         self.position = self.position.saturating_add(consumed.len());
     }

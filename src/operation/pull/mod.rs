@@ -28,6 +28,7 @@ use super::verified_image::plan;
 mod beside;
 pub mod companions;
 mod convert;
+mod digest;
 mod download;
 mod file;
 mod name;
@@ -228,7 +229,7 @@ fn fetch(
     }
     // What is too large as it comes is so all the more when it is decompressed: not a byte of it is waited for.
     room_for(directory, transfer.total().map(ByteLength::new), url)?;
-    let mut download = Download::new(transfer, with_digest, url, observer, cancel);
+    let mut download = Download::new(transfer, with_digest, url, observer, cancel)?;
     let mut reservation = Reservation::make(reference, &url.without_secrets())?;
     let name = target.file_name().unwrap_or_default();
     let received = receive(&mut download, name, &hints, url, observer, |needed| {

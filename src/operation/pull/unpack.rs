@@ -99,7 +99,7 @@ pub fn pull_tar(
     let mut reservation = Reservation::make(&reference, &pull.url.without_secrets())?;
     let unpacked =
         image_directory::prepare(&directory, &target, room, None, &mut reservation).and_then(|root| {
-            let mut download = Download::new(transfer, true, &pull.url, observer, cancel);
+            let mut download = Download::new(transfer, true, &pull.url, observer, cancel)?;
             let spool = receive(&mut download, &root, room, pull, observer)?;
             let checked = verify(spool.digest, &verification, request)?;
             let place = Place { root: &root, directory: &directory.path, target: &target, room };
