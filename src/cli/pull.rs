@@ -293,7 +293,11 @@ impl Arguments {
             directory: self.directory()?,
             policy,
             verify: self.verify,
-            sidecars: Sidecars { choice: self.sidecars.clone(), named: self.signatures.named()? },
+            sidecars: match self.attach {
+                true => Sidecars { choice: self.sidecars.clone(), named: self.signatures.named()? },
+                // What lies beside it would not lie beside a file or directory.
+                false => Sidecars { choice: CompanionChoice::None, named: Vec::new() },
+            },
             keyrings: self.keyring.clone(),
             ca_certificates: self.ca_certificate.clone(),
             patience: Patience {
