@@ -16,7 +16,8 @@ use ddictl::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
 use ddictl::format::verity::{Salt, VerityBlockSize, VeritySuperblock};
 use ddictl::format::verity_signature::VeritySignature;
 use ddictl::image::assessment::{Trust, assess};
-use ddictl::image::dissection::{Dissection, Layout, Standing};
+use ddictl::image::beside::{Beside, TreeBeside};
+use ddictl::image::dissection::{Dissection, Layout, Standing, TreePlace};
 use ddictl::image::plan::{Access, ActivationPlan, PlannedDevice, evaluate};
 use ddictl::image::policy::{ImagePolicy, Protection};
 use ddictl::image::presets::RequestedPolicy;
@@ -47,6 +48,15 @@ mod flag {
     pub(super) const DOWNLOAD: u8 = 1 << 7;
 }
 
+/// What the second byte says of files beside the image, in its upper half.
+mod beside_flag {
+    pub(super) const ROOT_HASH: u8 = 1 << 4;
+    pub(super) const SIGNATURE: u8 = 1 << 5;
+    pub(super) const TREE: u8 = 1 << 6;
+    /// The changes of the image are made to the hash tree, too.
+    pub(super) const CHANGED: u8 = 1 << 7;
+}
+
 /// An image, surveyed and judged: flags, sizes, partitions of five bytes each, then changes.
 pub fn survey(input: &[u8]) {
     plans(input);
@@ -68,6 +78,7 @@ pub fn plans(input: &[u8]) -> usize {
         root_hash: root_hash.clone(),
         usr_hash: usr_hash.clone(),
         sector_size: says(flag::SECTOR_SIZE).then_some(sector_size),
+        beside: beside(sizes, sector_size, input),
         ..SurveyOptions::new(native)
     };
 
@@ -97,6 +108,28 @@ pub fn plans(input: &[u8]) -> usize {
         .map(|anchors| check_plans(&dissection, anchors, given, download.as_ref(), native))
         .iter()
         .sum()
+}
+
+/// What lies beside the image.
+fn beside(flags: u8, sector_size: SectorSize, input: Input<'_>) -> Beside {
+    let says = |flag| flags & flag != 0;
+    let mut beside = Beside::default();
+    if says(beside_flag::ROOT_HASH) {
+        beside.add_root_hash(Designator::Root, "roothash", SIGNED_HASHES[0].to_string().as_bytes());
+    }
+    if says(beside_flag::SIGNATURE) {
+        beside.add_signature(Designator::Root, "p7s", include_bytes!("data/root.der"));
+    }
+    if says(beside_flag::TREE) {
+        let mut tree = hash_partition(HashAlgorithm::Sha256, 1);
+        if says(beside_flag::CHANGED) {
+            change(&mut tree, &[], usize::try_from(sector_size.bytes()).unwrap(), input);
+        }
+        let (size, beginning) = (ByteLength::of(&tree), tree[..512].to_vec());
+        let origin = "verity".to_owned();
+        beside.set_tree(TreeBeside { origin, size, beginning, is_demanded: says(beside_flag::SIGNATURE) });
+    }
+    beside
 }
 
 /// Answers whatever is asked for, in a bounded number of rounds, with a bounded number of bytes.
@@ -159,7 +192,7 @@ fn check_dissection(dissection: &Dissection) {
     let whole = Extent::from_beginning(dissection.image_size);
     assert!(dissection.partitions.len() <= 128 && dissection.verity.len() <= 2);
     let bare = matches!(dissection.layout, Layout::Bare);
-    assert!(!bare || (dissection.partitions.len() == 1 && dissection.verity.is_empty()));
+    assert!(!bare || (dissection.partitions.len() == 1 && dissection.verity.len() <= 1));
     for (index, partition) in dissection.partitions.iter().enumerate() {
         assert!(whole.contains(partition.extent) && !partition.extent.is_empty(), "{partition:?}");
         assert_eq!(partition.number.is_none(), bare);
@@ -178,15 +211,20 @@ fn check_dissection(dissection: &Dissection) {
         }
     }
     for set in &dissection.verity {
-        let numbered =
-            |number| dissection.partitions.iter().find(|partition| partition.number == Some(number));
-        let (data, hash) =
-            (numbered(set.data.unwrap()).unwrap(), numbered(set.hash.partition().unwrap()).unwrap());
+        let numbered = |number| dissection.partitions.iter().find(|partition| partition.number == number);
+        let data = numbered(set.data).unwrap();
         assert_eq!(data.standing, Standing::Chosen(set.designator));
-        assert_eq!(hash.standing, Standing::Chosen(set.designator.verity_hash().unwrap()));
         assert!(data.extent.contains(set.data_extent) && data.extent.start() == set.data_extent.start());
-        assert!(!set.data_extent.is_empty() && hash.extent.contains(set.tree_extent), "{set:?}");
+        assert!(!set.data_extent.is_empty());
         assert_eq!(set.root_hash.algorithm(), set.superblock.algorithm);
+        let TreePlace::Partition(hash) = set.hash else {
+            assert!(bare && set.data.is_none() && set.tree_in_image().is_none(), "{set:?}");
+            assert!(set.tree_extent.end().bytes() <= 8192 && set.signatures.is_empty(), "{set:?}");
+            continue;
+        };
+        let hash = numbered(Some(hash)).unwrap();
+        assert!(!bare && set.data.is_some() && hash.extent.contains(set.tree_extent), "{set:?}");
+        assert_eq!(hash.standing, Standing::Chosen(set.designator.verity_hash().unwrap()));
         assert_eq!(data.uuid, Some(set.root_hash.data_partition_uuid()));
         assert_eq!(hash.uuid, Some(set.root_hash.hash_partition_uuid()));
         assert!(set.signatures.iter().all(|(_, signature)| signature.root_hash == set.root_hash), "{set:?}");
@@ -288,7 +326,9 @@ fn check_writability(dissection: &Dissection, device: &PlannedDevice) {
     assert!(!device.growfs || partition.attributes.growfs(), "{device:?}");
     let others = dissection.partitions.iter().filter(|other| other.number != device.number);
     let taken = others.map(|other| other.extent).chain(dissection.table_extents().iter().copied());
-    for extent in taken.chain(dissection.verity.iter().flat_map(|set| [set.data_extent, set.tree_extent])) {
+    let verified =
+        dissection.verity.iter().flat_map(|set| [Some(set.data_extent), set.tree_in_image()]).flatten();
+    for extent in taken.chain(verified) {
         assert!(!device.extent.overlaps(extent), "{device:?}");
     }
 }

@@ -83,6 +83,13 @@ fn the_seeds_reach_what_they_are_for() {
         ("seed-download", 9),
         ("seed-bare-squashfs", 3),
         ("seed-bare-download", 9),
+        ("seed-bare-beside", 3),
+        ("seed-bare-beside-signed", 5),
+        ("seed-bare-beside-given", 9),
+        ("seed-bare-beside-download", 9),
+        ("seed-bare-beside-changed", 0),
+        ("seed-beside", 0),
+        ("seed-unsigned-beside", 5),
         ("seed-luks-json", 0),
         ("seed-withheld", 0),
     ] {
