@@ -34,6 +34,7 @@ mod pull_file;
 mod pull_qcow2;
 mod pull_sources;
 mod pull_tar;
+mod pull_tar_peers;
 mod pull_verification;
 mod repart;
 mod repart_images;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
             pull_qcow2::TESTS,
             pull_sources::TESTS,
             pull_tar::TESTS,
+            pull_tar_peers::TESTS,
             pull_verification::TESTS,
             whole_disk::TESTS,
             mount::TESTS,

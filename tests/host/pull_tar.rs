@@ -98,6 +98,10 @@ fn every_attack_is_refused_by_name_and_leaves_nothing() {
         (TarBuilder::new().file("a", b"").file("a/x", b"").finish(), "below 'a', which is no directory"),
         (TarBuilder::new().entry(&device).finish(), "--device-nodes"),
         (TarBuilder::new().long(b'L', &long).file("n", b"").finish(), "found 100000"),
+        (TarBuilder::new().long(b'K', &long).symbolic_link("n", "t").finish(), "100000"),
+        (TarBuilder::new().records(&[("path", &long)]).file("n", b"").finish(), "100000"),
+        (TarBuilder::new().records(&[("linkpath", &long)]).symbolic_link("n", "t").finish(), "100000"),
+        (TarBuilder::new().long(b'L', &b"d/".repeat(2000)).file("n", b"").finish(), "256"),
         (cut, "cut short"),
     ] {
         refused(&mut pull(&serve(archive), &place, "--verify=no"), 3, words);
@@ -117,15 +121,16 @@ fn a_fault_at_any_step_leaves_nothing() {
     let (server, place) = (serve(good_archive()), Place::new());
     let before = MachineState::now();
     let points = ["tree-recorded", "tree-made", "unpacked", "tree-named", "tree-placed"];
-    for (point, (fault, status)) in
-        points.iter().flat_map(|point| [("error", Some(1)), ("sigkill", None)].map(|fault| (point, fault)))
-    {
+    let faults = [("error", Some(1)), ("sigterm", Some(143)), ("sigkill", None)];
+    for (point, (fault, status)) in points.iter().flat_map(|point| faults.map(|fault| (point, fault))) {
         let output = pull(&server, &place, "--verify=no")
             .env("DDICTL_FAULT", format!("pull:{point}={fault}"))
             .output()
             .unwrap();
         assert_eq!(output.status.code(), status, "{point}={fault}");
-        succeed(ddictl().args(["detach", "--stale"]));
+        if status.is_none() {
+            succeed(ddictl().args(["detach", "--stale"]));
+        }
         assert!(place.is_gone(), "{point}={fault}");
         assert_eq!(before.difference(&MachineState::now()), None, "{point}={fault}");
     }

@@ -64,8 +64,13 @@ impl Publisher {
 
     /// The sums of this image as `image.raw`, and a signature over them.
     pub(crate) fn publish(&self, image: &[u8]) -> (Arc<[u8]>, Arc<[u8]>) {
-        fs::write(self.path().join("image.raw"), image).unwrap();
-        let sums = succeed(Command::new("sha256sum").arg("image.raw").current_dir(self.path()));
+        self.publish_as("image.raw", image)
+    }
+
+    /// The sums of this file as `name`, and a signature over them.
+    pub(crate) fn publish_as(&self, name: &str, file: &[u8]) -> (Arc<[u8]>, Arc<[u8]>) {
+        fs::write(self.path().join(name), file).unwrap();
+        let sums = succeed(Command::new("sha256sum").arg(name).current_dir(self.path()));
         fs::write(self.path().join("SHA256SUMS"), &sums).unwrap();
         self.gpg(&["--yes", "--output", "SHA256SUMS.gpg", "--detach-sign", "SHA256SUMS"]);
         (sums.into_bytes().into(), fs::read(self.path().join("SHA256SUMS.gpg")).unwrap().into())

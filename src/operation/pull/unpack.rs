@@ -250,7 +250,10 @@ impl Place<'_> {
         let work = Unpacking { request, room: self.room, observer, cancel };
         work.run(spool, TreeWriter::new(writer, options))?;
         fault::point("pull:unpacked")?;
-        self.put(&tree, hidden_name, request, checked, reservation, observer)
+        cancel.check()?;
+        self.put(&tree, hidden_name, request, checked, reservation, observer)?;
+        // Whoever wanted to stop meanwhile is not left with a tree.
+        Ok(cancel.check()?)
     }
 
     /// The name of the directory while it is unpacked: of this process and no other.
