@@ -28,6 +28,7 @@ use ddictl::image::presets::{PolicyArgument, PolicyFile};
 use ddictl::trust::anchor::{TrustAnchor, TrustAnchors};
 use ddictl::trust::signature::verify_root_hash_signature;
 
+mod arrivals;
 mod downloads;
 #[path = "../support/gpt_builder.rs"]
 pub mod gpt_builder;
@@ -36,6 +37,7 @@ mod survey;
 
 use input::{Input, SparseImage, copy_overlap, extent};
 
+pub use arrivals::{decoders, disk_of, http_headers, qcow2, tar};
 pub use downloads::{
     checksum_manifest, is_valid_openpgp_signature, openpgp_keyring, openpgp_signature, valid_openpgp_signers,
 };
@@ -45,16 +47,20 @@ pub use survey::{plans, survey};
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 12] = [
+pub const TARGETS: [(&str, Body); 16] = [
     ("checksum_manifest", checksum_manifest),
+    ("decoders", decoders),
     ("gpt", gpt),
+    ("http_headers", http_headers),
     ("names", names),
     ("openpgp_keyring", openpgp_keyring),
     ("openpgp_signature", openpgp_signature),
     ("pkcs7", pkcs7),
     ("policy", policy),
+    ("qcow2", qcow2),
     ("superblocks", superblocks),
     ("survey", survey),
+    ("tar", tar),
     ("verity_signature", verity_signature),
     ("verity_superblock", verity_superblock),
     ("verity_table", verity_table),

@@ -251,6 +251,7 @@ def seeds():
         if kind in (".pgp", ".sig"):
             seed("openpgp_keyring" if kind == ".pgp" else "openpgp_signature", name, read(openpgp, file))
     checksums()
+    arrivals()
 
 
 def checksums():
@@ -278,6 +279,96 @@ def checksums():
         seed("checksum_manifest", "capitals", b"# sums\n\n" + text[:64].upper() + text[64:])
         seed("checksum_manifest", "one-space", text.replace(b"  ", b" ", 1) + text)
         seed("checksum_manifest", "twice", text + b"0" * 64 + b"  ./image.raw\n")
+
+
+def arrivals():
+    """What servers send: headers, and small files as the tools of each format write them."""
+    for name, text in {
+        "range": "bytes 5-9/20",
+        "range-largest": "bytes 0-18446744073709551614/18446744073709551615",
+        "range-unknown": "bytes 5-9/*",
+        "tag": '"abc-1"',
+        "tag-weak": 'W/"abc-1"',
+        "seconds": "120",
+        "time": "Sun, 06 Nov 1994 08:49:37 GMT",
+        "times": "Sun, 06 Nov 1994 08:49:37 GMT;Sun, 06 Nov 1994 08:50:37 GMT",
+        "time-850": "Sunday, 06-Nov-94 08:49:37 GMT",
+        "time-asctime": "Sun Nov  6 08:49:37 1994",
+        "parts": "multipart/byteranges; boundary=xyz\n\r\n--xyz\r\nContent-Type: a/b\r\nContent-Range: bytes 3-6/40"
+                 "\r\n\r\nabcd\r\n--xyz\r\nContent-Range: bytes 39-39/40\r\n\r\n-\r\n--xyz--\r\n",
+        "parts-quoted": 'multipart/byteranges;boundary="a=b"\n--a=b\r\nContent-Range: bytes 0-0/1\r\n\r\nx\r\n--a=b--',
+    }.items():
+        seed("http_headers", name, text.encode())
+
+    text = "".join(f"{number}\n" for number in range(1, 300)).encode()
+
+    def run(*command, content=text):
+        return subprocess.run(command, check=True, input=content, stdout=subprocess.PIPE).stdout
+
+    for name, command in {
+        "gzip": ["gzip", "-nc"],
+        "bzip2": ["bzip2", "-c"],
+        "xz": ["xz", "-c"],
+        "xz-crc32": ["xz", "-c", "--check=crc32"],
+        "xz-blocks": ["xz", "-c", "--block-size=256"],
+        "zstd": ["zstd", "-qc"],
+        "zstd-no-checksum": ["zstd", "-qc", "--no-check"],
+        "lz4": ["lz4", "-qc", "--content-size"],
+        "lz4-linked": ["lz4", "-qc", "-BD"],
+    }.items():
+        content = run(*command)
+        seed("decoders", name, content)
+        if "-" not in name:
+            seed("decoders", name + "-twice", content + content)
+            seed("decoders", name + "-empty", run(*command, content=b""))
+    seed("decoders", "zstd-skipped", b"\x50\x2a\x4d\x18\4\0\0\0skip" + run("zstd", "-qc"))
+
+    with tempfile.TemporaryDirectory() as scratch:
+        def within(name):
+            return os.path.join(scratch, name)
+
+        long = "d/" + "e" * 60
+        os.makedirs(within(long))
+        os.mkdir(within("s"))
+        with open(within("d/file"), "wb") as file:
+            file.write(text[:700])
+        with open(within("s/sparse"), "wb") as file:
+            file.seek(65536)
+            file.write(b"x")
+            file.truncate(131072)
+        os.symlink("file", within("d/link"))
+        os.link(within("d/file"), within("d/hard"))
+        os.mkfifo(within("d/fifo"))
+        with open(within(long + "/" + "n" * 80), "wb"):
+            pass
+        options = ["--sort=name", "--mtime=@1700000000", "--owner=0", "--group=0", "--numeric-owner", "-C", scratch]
+        for form in "gnu", "pax", "ustar":
+            tar = run("tar", "-c", "--format=" + form, "--blocking-factor=1", *options, "d", content=b"")
+            seed("tar", form, b"\0" + tar)
+            seed("tar", form + "-mended", b"\1" + tar)
+        for form in "gnu", "pax":
+            versions = ["0.0", "0.1", "1.0"] if form == "pax" else ["1.0"]
+            for version in versions:
+                tar = run("tar", "-cS", "--format=" + form, "--sparse-version=" + version, "--blocking-factor=1",
+                          *options, "s/sparse", content=b"")
+                seed("tar", f"sparse-{form}-{version}", b"\1" + tar)
+        seed("tar", "unfinished", b"\2" + tar[:1024])
+
+        with open(within("disk"), "wb") as file:
+            file.write(text[:600])
+            file.seek(4096)
+            file.write(text[:512])
+            file.truncate(6144)
+        for name, arguments in {
+            "plain": ["-o", "cluster_size=512"],
+            "version-2": ["-o", "cluster_size=512,compat=0.10"],
+            "deflate": ["-c", "-o", "cluster_size=512"],
+            "zstd": ["-c", "-o", "cluster_size=512,compression_type=zstd"],
+            "extended": ["-o", "cluster_size=16k,extended_l2=on"],
+            "preallocated": ["-o", "cluster_size=512,preallocation=metadata"],
+        }.items():
+            run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *arguments, within("disk"), within("q"), content=b"")
+            seed("qcow2", name, read(within("q")))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ macro_rules! replays {
     };
 }
 
-replays! { checksum_manifest gpt names openpgp_keyring openpgp_signature pkcs7 policy superblocks survey verity_signature verity_superblock verity_table }
+replays! { checksum_manifest decoders gpt http_headers names openpgp_keyring openpgp_signature pkcs7 policy qcow2 superblocks survey tar verity_signature verity_superblock verity_table }
 
 #[test]
 fn every_target_is_replayed_and_every_corpus_has_its_target() {
@@ -94,6 +94,11 @@ fn the_seeds_reach_what_they_are_for() {
         ("seed-withheld", 0),
     ] {
         assert_eq!(bodies::plans(&seed("survey", name)), plans, "{name}");
+    }
+    let disk = bodies::disk_of(&seed("qcow2", "seed-plain")).unwrap();
+    assert!(disk.starts_with(b"1\n2\n3\n"));
+    for name in ["seed-version-2", "seed-deflate", "seed-zstd", "seed-extended"] {
+        assert!(bodies::disk_of(&seed("qcow2", name)).is_some_and(|found| found == disk), "{name}");
     }
     for (name, valid) in [
         ("seed-plain-root", 1),
