@@ -3,17 +3,20 @@ use std::io::{self, Write};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::image::policy::{show_json, show_text};
+use crate::image::comparison::{Comparison, compare};
+use crate::image::finding::printable;
+use crate::image::policy::{Relation, show_json, show_text};
 use crate::operation::policy_store::{list, resolve};
 
 use super::options::{JsonOption, LegendOption};
 use super::table::Table;
 use super::{Failure, Status};
 
-/// Explain image policies
+/// Explain and compare image policies
 #[derive(Debug, Subcommand)]
 pub(super) enum Arguments {
     Show(Show),
+    Compare(Compare),
     List(List),
 }
 
@@ -26,6 +29,27 @@ pub(super) struct Show {
 
     #[command(flatten)]
     json: JsonOption,
+}
+
+/// Say which of two policies allows no more than the other
+///
+/// The first is equal to the second, stricter, looser, or incomparable; then come the partitions about which they differ,
+/// and what each of the two allows there that the other does not. Exit status 0 for equal and stricter, 3 for looser and
+/// incomparable.
+#[derive(Debug, Args)]
+pub(super) struct Compare {
+    /// An image policy, or @NAME for a policy file or preset
+    #[arg(allow_hyphen_values = true)]
+    first: String,
+
+    /// The image policy to compare it with, or @NAME
+    #[arg(allow_hyphen_values = true)]
+    second: String,
+
+    #[command(flatten)]
+    json: JsonOption,
+    #[command(flatten)]
+    legend: LegendOption,
 }
 
 /// Show the policies that can be named
@@ -41,6 +65,7 @@ impl Arguments {
     pub(super) fn run(self) -> Result<Status, Failure> {
         match self {
             Self::Show(arguments) => arguments.run(),
+            Self::Compare(arguments) => arguments.run(),
             Self::List(arguments) => arguments.run(),
         }
     }
@@ -63,6 +88,83 @@ impl Show {
         });
         io::stdout().write_all(text.as_bytes())?;
         Ok(Status::Done)
+    }
+}
+
+impl Compare {
+    fn run(self) -> Result<Status, Failure> {
+        let [first, second] = [resolve(&self.first)?, resolve(&self.second)?];
+        let comparison = compare(&first, &second);
+        let text =
+            self.json.json.render(&self.to_json(&comparison)).unwrap_or_else(|| self.text(&comparison));
+        io::stdout().write_all(text.as_bytes())?;
+        Ok(if comparison.relation.is_within() { Status::Done } else { Status::NotAcceptable })
+    }
+
+    fn to_json(&self, comparison: &Comparison) -> Value {
+        let [first_demands, second_demands] = comparison.demand_authentication;
+        let partitions: Value = comparison
+            .partitions
+            .iter()
+            .map(|partition| {
+                let [first, second] = partition.rules.map(|rule| rule.to_string());
+                let [first_only, second_only] = &partition.only;
+                json!({
+                    "designator": partition.designator.as_str(),
+                    "relation": partition.relation.as_str(),
+                    "first": first,
+                    "second": second,
+                    "first_only": first_only,
+                    "second_only": second_only,
+                })
+            })
+            .collect();
+        json!({
+            "first": self.first,
+            "second": self.second,
+            "relation": comparison.relation.as_str(),
+            "partitions": partitions,
+            "demands": {
+                "relation": comparison.demands.as_str(),
+                "first": first_demands,
+                "second": second_demands,
+            },
+            "note": comparison.note(),
+        })
+    }
+
+    fn text(&self, comparison: &Comparison) -> String {
+        let (first, second) = (printable(&self.first), printable(&self.second));
+        let mut text = match comparison.relation {
+            Relation::Equal => format!("equal: '{first}' and '{second}' do the same with every partition\n"),
+            Relation::Stricter => {
+                format!("stricter: '{first}' never allows more than '{second}', and sometimes less\n")
+            }
+            Relation::Looser => {
+                format!("looser: '{first}' never allows less than '{second}', and sometimes more\n")
+            }
+            Relation::Incomparable => {
+                format!("incomparable: '{first}' and '{second}' each allow what the other does not\n")
+            }
+        };
+        if !comparison.partitions.is_empty() {
+            let headings = ["PARTITION", "FIRST IS", "FIRST ALSO ALLOWS", "SECOND ALSO ALLOWS"];
+            let mut table = Table::new(headings, !self.legend.no_legend);
+            for partition in &comparison.partitions {
+                let [first_only, second_only] = &partition.only;
+                table.push([
+                    partition.designator.to_string(),
+                    partition.relation.to_string(),
+                    first_only.join(", "),
+                    second_only.join(", "),
+                ]);
+            }
+            text.push_str(&format!("\n{}", table.render()));
+        }
+        if let Some(note) = comparison.note() {
+            text.push_str(&format!("\n{note}\n"));
+        }
+        text
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod assessment;
 pub mod beside;
 mod candidates;
+pub mod comparison;
 mod contents;
 pub mod dissection;
 pub mod finding;

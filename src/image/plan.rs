@@ -93,7 +93,11 @@ fn found(
     // what lies in a download that was verified as a whole (design: image policy).
     let authentic =
         assessed.authenticated.is_some() || (partition.number.is_none() && assessment.download_verified);
-    let protection = if strictness.demands_authentication() && authentic {
+    let is_companion = partition.designator().is_some_and(|designator| designator.verity_data().is_some());
+    let protection = if is_companion {
+        // What a hash or signature partition holds is judged as such, and nothing of it is ever exposed.
+        Protection::Unprotected
+    } else if strictness.demands_authentication() && authentic {
         Protection::Signed
     } else {
         assessed.protection

@@ -22,21 +22,21 @@ use crate::refusals::{stranger, trusted};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A directory with a key that is trusted, and with images.
-struct Workshop(TempDir);
+pub(crate) struct Workshop(TempDir);
 
 impl Workshop {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let workshop = Self(tempfile::tempdir().unwrap());
         workshop.write("k.crt", &trusted().certificate_pem());
         workshop.write("k.key", &trusted().key_pem());
         workshop
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
         fs::write(self.path(name), bytes).unwrap();
     }
 
@@ -59,17 +59,17 @@ impl Workshop {
         command
     }
 
-    fn run(&self, line: &str) -> Told {
+    pub(crate) fn run(&self, line: &str) -> Told {
         Told::from(self.command(line).output().unwrap())
     }
 }
 
 /// What the program said.
 #[derive(Debug)]
-struct Told {
-    status: ExitStatus,
-    data: String,
-    talk: String,
+pub(crate) struct Told {
+    pub(crate) status: ExitStatus,
+    pub(crate) data: String,
+    pub(crate) talk: String,
 }
 
 impl From<Output> for Told {
@@ -84,13 +84,13 @@ impl From<Output> for Told {
 
 impl Told {
     /// Asserts the exit status.
-    fn exits(self, status: i32) -> Self {
+    pub(crate) fn exits(self, status: i32) -> Self {
         assert_eq!(self.status.code(), Some(status), "{self:?}");
         self
     }
 
     /// Asserts that the error has all of these words, and that there is no data.
-    fn fails(self, status: i32, words: &[&str]) {
+    pub(crate) fn fails(self, status: i32, words: &[&str]) {
         assert!(self.data.is_empty(), "{self:?}");
         let told = self.exits(status);
         for word in words {
@@ -98,12 +98,12 @@ impl Told {
         }
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.data).unwrap()
     }
 }
 
-fn keys(value: &Value) -> Vec<&str> {
+pub(crate) fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
@@ -338,6 +338,8 @@ fn output_that_cannot_be_written_is_an_error() {
         "verify --certificate=k.crt image.raw",
         "policy show *",
         "policy show --json=short @verified-boot",
+        "policy compare * -",
+        "policy compare --json=pretty @verified-boot *",
         "policy list",
         "attach --dry-run --image-policy=* image.raw",
         "completion bash",

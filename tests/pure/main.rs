@@ -19,6 +19,7 @@ mod judge;
 mod keys;
 mod layering;
 mod policy_holes;
+mod policy_verbs;
 mod recovery;
 mod reduction;
 mod refusals;

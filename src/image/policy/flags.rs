@@ -64,6 +64,10 @@ impl PolicyFlags {
     /// The seven words that name a file system.
     pub const FILE_SYSTEMS: Self = Self(0b111_1111 << 11);
 
+    /// No word of any policy: that what is missing from the table may lie beside the image. See
+    /// [`Rule::demands`](super::Rule::demands).
+    pub(super) const BESIDE: Self = Self(1 << 18);
+
     /// Every single word with its meaning, in the order in which systemd prints them.
     pub const WORDS: [(&str, Self); 18] = [
         ("verity", Self::VERITY),
@@ -106,6 +110,11 @@ impl PolicyFlags {
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// This set and the words of `other`.
+    pub(super) const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// This set less the words of `other`.

@@ -7,6 +7,9 @@
 mod algebra;
 mod decide;
 mod flags;
+#[cfg(test)]
+mod laws;
+mod order;
 mod parse;
 mod print;
 mod rule;
@@ -19,10 +22,12 @@ use std::collections::BTreeMap;
 pub use algebra::{Disjoint, FlagGroup};
 pub use decide::{Found, FoundFileSystem, Objection, PolicyRefusal, Protection, Use};
 pub use flags::PolicyFlags;
+pub use order::Relation;
 pub use parse::{MAX_POLICY_TEXT, ParsePolicyError};
 pub use rule::{Rule, RuleOrigin};
 pub use show::{ShownPolicy, ShownRule, show_json, show_text};
 
+pub(in crate::image) use order::findings;
 pub(in crate::image) use parse::RuleSet;
 
 use crate::format::designator::Designator;

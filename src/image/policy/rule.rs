@@ -111,13 +111,45 @@ impl Rule {
     ///   for `encrypted`;
     /// - read-only and growfs are flags of file systems. Hash and signature partitions hold none and never have them, so
     ///   only a rule that names such a partition itself asks them of it;
-    /// - where nothing may be used, flags and file systems do not matter.
+    /// - a hash tree or a signature may lie in a file beside the image where the rule only follows from that for its data;
+    ///   a rule that names the partition wants the partition;
+    /// - where nothing may be used, flags and file systems do not matter;
+    /// - where everything that the designator can be is used, nothing is left that could be unused or refused.
     pub(super) fn demands(self) -> PolicyFlags {
         let mut demands = with_stronger(self.flags);
-        if is_verity_metadata(self.designator) && self.origin != RuleOrigin::Explicit {
-            demands |= PolicyFlags::READ_ONLY | PolicyFlags::GROWFS;
+        if is_verity_metadata(self.designator) {
+            if self.origin != RuleOrigin::Explicit {
+                demands |= PolicyFlags::READ_ONLY | PolicyFlags::GROWFS;
+            }
+            if matches!(self.origin, RuleOrigin::Derived { .. }) || demands.contains(PolicyFlags::ABSENT) {
+                demands |= PolicyFlags::BESIDE;
+            }
         }
-        if (demands & PolicyFlags::PROTECTIONS).is_empty() { demands & PolicyFlags::USE } else { demands }
+        if (demands & PolicyFlags::PROTECTIONS).is_empty() {
+            return demands & (PolicyFlags::USE | PolicyFlags::BESIDE);
+        }
+        let everything = possible(self.designator) | PolicyFlags::READ_ONLY | PolicyFlags::GROWFS;
+        if demands.contains(everything) && (demands & PolicyFlags::FILE_SYSTEMS).is_empty() {
+            demands |= PolicyFlags::UNUSED;
+        }
+        demands
+    }
+
+    /// What comes of the rule: its demands, where one thing more makes no difference. A signature partition is read and
+    /// verified whether or not the policy uses it, and never exposed: if it may be unused, it may be whatever it is.
+    pub(super) fn effects(self) -> PolicyFlags {
+        let demands = self.demands();
+        let signature = self.designator.verity_role() == Some(VerityRole::Signature);
+        if signature && demands.contains(PolicyFlags::UNUSED) {
+            let anything = PolicyFlags::UNPROTECTED | PolicyFlags::READ_ONLY | PolicyFlags::GROWFS;
+            return demands.without(PolicyFlags::FILE_SYSTEMS) | anything;
+        }
+        demands
+    }
+
+    /// The rule with these words that a policy would write for the designator.
+    pub(super) fn explicit(designator: Designator, flags: PolicyFlags) -> Self {
+        Self { designator, flags: normal_form(designator, flags), origin: RuleOrigin::Explicit }
     }
 }
 
@@ -155,14 +187,17 @@ pub(super) fn with_stronger(flags: PolicyFlags) -> PolicyFlags {
     )
 }
 
+/// The states that a partition of the designator can be found in.
+pub(super) fn possible(designator: Designator) -> PolicyFlags {
+    match designator.verity_role() {
+        Some(VerityRole::Data) => PolicyFlags::PROTECTIONS,
+        Some(VerityRole::Hash | VerityRole::Signature) => PolicyFlags::UNPROTECTED,
+        None => PolicyFlags::PROTECTIONS.without(PolicyFlags::VERITY | PolicyFlags::SIGNED),
+    }
+}
+
 fn normal_form(designator: Designator, flags: PolicyFlags) -> PolicyFlags {
-    let undefined = match designator.verity_role() {
-        Some(VerityRole::Data) => PolicyFlags::NONE,
-        Some(VerityRole::Hash | VerityRole::Signature) => {
-            PolicyFlags::PROTECTIONS.without(PolicyFlags::UNPROTECTED)
-        }
-        None => PolicyFlags::VERITY | PolicyFlags::SIGNED,
-    };
+    let undefined = PolicyFlags::PROTECTIONS.without(possible(designator));
     let flags = extended(flags).without(undefined);
     if flags & PolicyFlags::USE == PolicyFlags::ABSENT {
         flags.without(PolicyFlags::READ_ONLY | PolicyFlags::GROWFS)
