@@ -22,6 +22,16 @@ const BESIDE: &[Need] = &[
     Need::Tool("veritysetup"),
 ];
 
+/// The same with the peer.
+const WITH_SYSTEMD: &[Need] = &[
+    Need::Root,
+    Need::LoopDevices,
+    Need::Tool("mksquashfs"),
+    Need::Tool("openssl"),
+    Need::Tool("veritysetup"),
+    Need::Tool("systemd-dissect"),
+];
+
 /// The same with links.
 const WITH_LINKS: &[Need] = &[
     Need::Root,
@@ -53,6 +63,11 @@ pub(crate) const TESTS: &[HostTest] = &[
         name: "beside::a_whole_disk_does_not_look_beside_itself",
         needs: BESIDE,
         run: a_whole_disk_does_not_look_beside_itself,
+    },
+    HostTest {
+        name: "beside::systemd_dissect_finds_the_same_files",
+        needs: WITH_SYSTEMD,
+        run: systemd_dissect_finds_the_same_files,
     },
     HostTest {
         name: "beside::an_attach_in_memory_that_fails_anywhere_leaves_nothing",
@@ -251,6 +266,28 @@ fn a_whole_disk_does_not_look_beside_itself() {
     drop(attached);
     let tree = format!("--verity-data={}", beside.path("under-test.verity").display());
     fail(&mut beside.attach(&["--whole-disk", "--image-policy=*", &tree]), 2);
+}
+
+fn systemd_dissect_finds_the_same_files() {
+    let beside = Beside::of(|directory| {
+        fs::create_dir_all(directory.join("tree/usr/lib")).unwrap();
+        fs::write(directory.join("tree/usr/lib/os-release"), "ID=beside\n").unwrap();
+        let arguments = ["tree", "under-test.raw", "-noappend", "-quiet", "-no-progress", "-no-xattrs"];
+        succeed(Command::new("mksquashfs").args(arguments).current_dir(directory));
+    });
+    let found = || {
+        let told = succeed(Command::new("systemd-dissect").arg("--json=short").arg(beside.image()));
+        let theirs: serde_json::Value = serde_json::from_str(told.trim()).unwrap();
+        let told = succeed(ddictl().args(["--quiet", "dissect", "--json=short"]).arg(beside.image()));
+        let ours: serde_json::Value = serde_json::from_str(&told).unwrap();
+        (theirs["mounts"][0]["verity"].clone(), ours["partitions"][0]["protection"].clone())
+    };
+    // Which words it has for a signature depends on its version, and it checks none here.
+    let (theirs, ours) = found();
+    assert!(!theirs.is_null() && theirs != "no" && ours == "verity", "{theirs} {ours}");
+    fs::remove_file(beside.path("under-test.verity")).unwrap();
+    let (theirs, ours) = found();
+    assert!((theirs.is_null() || theirs == "no") && ours == "unprotected", "{theirs} {ours}");
 }
 
 fn an_attach_in_memory_that_fails_anywhere_leaves_nothing() {
