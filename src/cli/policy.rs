@@ -1,3 +1,6 @@
+mod check;
+mod derive;
+
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
@@ -10,13 +13,15 @@ use crate::operation::policy_store::{list, resolve};
 
 use super::options::{JsonOption, LegendOption};
 use super::table::Table;
-use super::{Failure, Status};
+use super::{Context, Failure, Status};
 
-/// Explain and compare image policies
+/// Explain, check, compare and derive image policies
 #[derive(Debug, Subcommand)]
 pub(super) enum Arguments {
     Show(Show),
+    Check(check::Arguments),
     Compare(Compare),
+    Derive(derive::Arguments),
     List(List),
 }
 
@@ -62,10 +67,12 @@ pub(super) struct List {
 }
 
 impl Arguments {
-    pub(super) fn run(self) -> Result<Status, Failure> {
+    pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
         match self {
             Self::Show(arguments) => arguments.run(),
+            Self::Check(arguments) => arguments.run(),
             Self::Compare(arguments) => arguments.run(),
+            Self::Derive(arguments) => arguments.run(context),
             Self::List(arguments) => arguments.run(),
         }
     }

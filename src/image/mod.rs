@@ -6,6 +6,7 @@ pub mod beside;
 mod candidates;
 pub mod comparison;
 mod contents;
+pub mod derivation;
 pub mod dissection;
 pub mod finding;
 pub mod luks;

@@ -83,7 +83,7 @@ pub fn evaluate(dissection: &Dissection, assessment: &Assessment, requested: &Re
 }
 
 /// The one state of a partition in the words of the policy.
-fn found(
+pub(super) fn found(
     partition: &Partition,
     assessed: &Assessed,
     assessment: &Assessment,

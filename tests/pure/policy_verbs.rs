@@ -2,6 +2,10 @@
 
 use ddictl::format::designator::Designator;
 use ddictl::image::comparison::compare;
+use ddictl::image::derivation::derive;
+use ddictl::image::plan::evaluate;
+use ddictl::image::policy::{ImagePolicy, PolicyFlags, Relation, Use};
+use ddictl::image::presets::RequestedPolicy;
 use serde_json::json;
 
 use crate::command_line::{Workshop, keys};
@@ -159,4 +163,165 @@ fn compare_refuses_what_is_no_policy() {
     for line in ["policy compare * root=nonsense", "policy compare @nonsense *", "policy compare root *"] {
         workshop.run(line).fails(2, &["image policy"]);
     }
+}
+
+#[test]
+fn a_derived_policy_accepts_its_image_and_nothing_stricter_does() {
+    let judge = Judge::trusting(&[trusted()]);
+    let (mut tried, mut stricter) = (0, 0);
+    for (name, image) in images() {
+        let (dissection, assessment) = judge.examine(&image).unwrap();
+        let derivation = derive(&dissection, &assessment).unwrap();
+        let policy = &derivation.policy;
+        let accepts = |policy: &ImagePolicy| {
+            let evaluation = evaluate(&dissection, &assessment, &RequestedPolicy::as_written(policy.clone()));
+            evaluation.refusals.is_empty().then_some(evaluation.uses)
+        };
+        let uses = accepts(policy).unwrap_or_else(|| panic!("{name}: {policy}"));
+        assert!(uses.iter().all(|decision| *decision == Use::Used), "{name}: {policy}: {uses:?}");
+        assert_eq!(policy.to_string().parse::<ImagePolicy>().unwrap(), *policy);
+        for designator in Designator::ALL {
+            let is_locked = !(policy.rule(designator).uses() & PolicyFlags::ENCRYPTED).is_empty();
+            for flags in rules() {
+                // What a locked partition holds is asked when it is open.
+                if is_locked && !(flags & PolicyFlags::FILE_SYSTEMS).is_empty() {
+                    continue;
+                }
+                let others = Designator::ALL
+                    .into_iter()
+                    .filter_map(|designator| Some((designator, policy.written(designator)?)))
+                    .filter(|(other, _)| *other != designator);
+                let candidate = ImagePolicy::new(policy.default_flags(), others.chain([(designator, flags)]));
+                tried += 1;
+                if candidate.compare(policy) == Relation::Stricter {
+                    stricter += 1;
+                    assert!(accepts(&candidate).is_none(), "{name}: {candidate} is within {policy}");
+                }
+            }
+        }
+    }
+    assert!(tried > 10_000 && stricter > 100, "{tried}, {stricter}");
+}
+
+/// Rules with up to two uses, with and without words on flags and file systems; and what nothing satisfies.
+fn rules() -> Vec<PolicyFlags> {
+    let uses: Vec<_> = PolicyFlags::USE.words().filter_map(PolicyFlags::of_word).collect();
+    let pairs = (0..uses.len())
+        .flat_map(|one| uses[one..].iter().map(|other| uses[one] | *other).collect::<Vec<_>>());
+    let all = |flags: &[PolicyFlags]| flags.to_vec();
+    let read_only = all(&[PolicyFlags::NONE, PolicyFlags::READ_ONLY_ON, PolicyFlags::READ_ONLY_OFF]);
+    let growfs = all(&[PolicyFlags::NONE, PolicyFlags::GROWFS_ON, PolicyFlags::GROWFS_OFF]);
+    let file_systems =
+        all(&[PolicyFlags::NONE, PolicyFlags::EXT4, PolicyFlags::SQUASHFS | PolicyFlags::EROFS]);
+    let mut rules = Vec::new();
+    for uses in pairs {
+        for read_only in &read_only {
+            for growfs in &growfs {
+                rules.extend(
+                    file_systems.iter().map(|file_system| uses | *read_only | *growfs | *file_system),
+                );
+            }
+        }
+    }
+    rules
+}
+
+#[test]
+fn derive_prints_the_policy_and_says_what_it_cannot_promise() {
+    let workshop = Workshop::new();
+    workshop.write("signed.raw", &Ddi::signed(trusted()).bytes());
+    workshop
+        .write("plain.raw", &Ddi::new().with(Designator::Root, "root", fixture("ext4", 16 << 20)).bytes());
+    workshop.write("none.raw", &[0; 1 << 16]);
+    let told = workshop.run("policy derive --certificate=k.crt signed.raw").exits(0);
+    let derived = told.data.trim_end().to_owned();
+    for words in ["root=signed+", "squashfs", "esp=unprotected+", "vfat", ":=absent"] {
+        assert!(derived.contains(words), "{told:?}");
+    }
+    assert_eq!((told.data.lines().count(), told.talk.as_str()), (1, ""));
+    workshop.run(&format!("audit --certificate=k.crt --image-policy={derived} signed.raw")).exits(0);
+    workshop.run(&format!("audit --certificate=k.crt --image-policy={derived} plain.raw")).exits(3);
+    workshop.run(&format!("policy check {derived}")).exits(0);
+    // Without anybody who is trusted it is no more than what it is.
+    let told = workshop.run("policy derive --sidecars=no signed.raw").exits(0);
+    assert!(told.data.starts_with("root=verity+"), "{told:?}");
+    assert!(told.talk.contains("nobody vouches"), "{told:?}");
+    let root_hash = Protected::root(squashfs()).root_hash().to_string();
+    let told = workshop.run(&format!("policy derive --root-hash={root_hash} signed.raw")).exits(0);
+    assert!(
+        told.data.starts_with("root=verity+") && told.talk.contains("no word of a policy says"),
+        "{told:?}"
+    );
+
+    let value = workshop.run("policy derive --json=short plain.raw").exits(0).json();
+    assert_eq!(keys(&value), ["image", "policy", "partitions", "notes"]);
+    let root = json!({
+        "number": 1, "designator": "root", "rule": "root=unprotected+read-only-off+growfs-off+ext4", "use": "used",
+    });
+    assert_eq!(value["partitions"], json!([root]));
+    assert_eq!(value["policy"], "root=unprotected+read-only-off+growfs-off+ext4:=absent");
+    assert!(value["notes"][0].as_str().unwrap().contains("nothing protects root"));
+    workshop.run("policy derive none.raw").fails(3, &["none.raw"]);
+    workshop.run("policy derive missing.raw").fails(1, &["missing.raw"]);
+}
+
+#[test]
+fn derive_leaves_unused_what_no_policy_accepts() {
+    let workshop = Workshop::new();
+    let image = Ddi::signed(trusted()).edit("esp", |part| part.content = fixture("ext4", 16 << 20)).bytes();
+    workshop.write("image.raw", &image);
+    let told = workshop.run("policy derive --certificate=k.crt image.raw").exits(0);
+    assert!(told.data.contains("esp=unused") && told.data.starts_with("root=signed+"), "{told:?}");
+    assert!(told.talk.contains("esp is left unused"), "{told:?}");
+    let derived = told.data.trim_end();
+    workshop.run(&format!("audit --certificate=k.crt --image-policy={derived} image.raw")).exits(0);
+}
+
+#[test]
+fn check_names_the_level_that_holds_and_the_stricter_text() {
+    let workshop = Workshop::new();
+    let told = workshop.run("policy check root=verity+signed+absent:=absent").exits(3);
+    for words in [
+        "weakest-alternative",
+        "that is 'verity'",
+        "write 'root=signed+absent'",
+        "root=signed+absent:=absent",
+    ] {
+        assert!(told.data.contains(words), "{words}: {told:?}");
+    }
+    let value = workshop.run("policy check --json=short root=verity+signed+absent:=absent").exits(3).json();
+    assert_eq!(keys(&value), ["policy", "class", "findings", "stricter"]);
+    let finding = &value["findings"][0];
+    assert_eq!(keys(finding), ["code", "rule", "words", "holds", "message", "suggestion"]);
+    assert_eq!((&finding["code"], &finding["rule"]), (&"weakest-alternative".into(), &"root".into()));
+    assert_eq!((&finding["words"], &finding["holds"]), (&json!(["verity"]), &"verity".into()));
+    assert_eq!(value["stricter"], "root=signed+absent:=absent");
+    let value = workshop.run("policy check --json=short root=signed:=absent").exits(0).json();
+    assert_eq!(
+        (&value["findings"], &value["stricter"], &value["class"]),
+        (&json!([]), &json!(null), &json!(null))
+    );
+}
+
+#[test]
+fn check_knows_the_presets_the_classes_and_what_is_no_policy() {
+    let workshop = Workshop::new();
+    for (line, status, code) in [
+        ("@verified-boot", 0, "nothing found"),
+        ("@verified-extension", 0, "nothing found"),
+        ("@sysext-strict", 0, "nothing found"),
+        ("*", 0, "nothing found"),
+        ("-", 0, "nothing found"),
+        ("@sysext", 3, "weakest-alternative"),
+        ("home=signed", 3, "unsatisfiable"),
+        ("root=-:=absent", 3, "silently-open"),
+        ("root=signed", 3, "omitted-default"),
+        ("--class=sysext @sysext-strict", 0, "nothing found"),
+        ("--class=confext @sysext-strict", 3, "not-in-class"),
+    ] {
+        let told = workshop.run(&format!("policy check {line}")).exits(status);
+        assert!(told.data.contains(code), "{line}: {told:?}");
+    }
+    workshop.run("policy check --class=nonsense *").fails(2, &["machine", "confext"]);
+    workshop.run("policy check root=nonsense").fails(2, &["nonsense"]);
 }

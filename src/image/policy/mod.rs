@@ -5,6 +5,7 @@
 //! rule. `unused` means that a partition is not exposed; it never means used without protection.
 
 mod algebra;
+mod check;
 mod decide;
 mod flags;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 pub use algebra::{Disjoint, FlagGroup};
+pub use check::{Check, Lint, Place, PolicyFinding, check};
 pub use decide::{Found, FoundFileSystem, Objection, PolicyRefusal, Protection, Use};
 pub use flags::PolicyFlags;
 pub use order::Relation;
@@ -36,11 +38,28 @@ use crate::format::designator::Designator;
 ///
 /// Equality is that of the text, but for order and spelling; whether two policies decide alike is
 /// [`is_equivalent`](Self::is_equivalent).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct ImagePolicy {
     /// As written, not in normal form: an empty set stands for `open`.
     rules: BTreeMap<Designator, PolicyFlags>,
     default: PolicyFlags,
+    /// Whether the text has rules, and none for the rest. Makes no difference but to who reads it.
+    omits_default: bool,
+}
+
+impl PartialEq for ImagePolicy {
+    fn eq(&self, other: &Self) -> bool {
+        self.rules == other.rules && self.default == other.default
+    }
+}
+
+impl Eq for ImagePolicy {}
+
+impl std::hash::Hash for ImagePolicy {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.rules.hash(state);
+        self.default.hash(state);
+    }
 }
 
 impl ImagePolicy {
@@ -48,7 +67,7 @@ impl ImagePolicy {
     /// in policy text.
     #[must_use]
     pub fn new(default: PolicyFlags, rules: impl IntoIterator<Item = (Designator, PolicyFlags)>) -> Self {
-        Self { rules: rules.into_iter().collect(), default }
+        Self { rules: rules.into_iter().collect(), default, omits_default: false }
     }
 
     /// `*`: everything is allowed.
@@ -91,6 +110,12 @@ impl ImagePolicy {
     #[must_use]
     pub const fn default_flags(&self) -> PolicyFlags {
         self.default
+    }
+
+    /// Whether it was read from rules of which none is the default.
+    #[must_use]
+    pub const fn omits_default(&self) -> bool {
+        self.omits_default
     }
 
     /// Whether both decide alike about every partition.

@@ -114,7 +114,8 @@ impl RuleSet {
 
     /// The policy that they make; what no rule names is ignored.
     pub(in crate::image) fn into_policy(self) -> ImagePolicy {
-        ImagePolicy::new(self.default.unwrap_or(PolicyFlags::IGNORE), self.rules)
+        let omits_default = self.default.is_none();
+        ImagePolicy { rules: self.rules, default: self.default.unwrap_or(PolicyFlags::IGNORE), omits_default }
     }
 
     fn read_rule(&mut self, rule: Token<'_>) -> Result<(), ParsePolicyError> {
