@@ -18,7 +18,7 @@ pub enum MultipartError {
     /// The type is another one, or has no boundary that could be one.
     #[error("expected the type multipart/byteranges with a boundary, found '{found}'")]
     Type {
-        /// What the header says.
+        /// What the header says, its beginning, in ASCII.
         found: String,
     },
     /// There is no boundary where one has to be.
@@ -71,7 +71,8 @@ pub fn is_multipart(content_type: &str) -> bool {
 /// [`MultipartError`].
 pub fn parts<'a>(content_type: &str, body: &'a [u8]) -> Result<Vec<Part<'a>>, MultipartError> {
     let Some(boundary) = boundary(content_type) else {
-        return Err(MultipartError::Type { found: content_type.chars().take(MAXIMUM_BOUNDARY).collect() });
+        let shown = content_type.chars().take(MAXIMUM_BOUNDARY).flat_map(char::escape_default);
+        return Err(MultipartError::Type { found: shown.collect() });
     };
     let mut reader = Reader { body, rest: body };
     // The line feed before a boundary belongs to it; before the first one it may be missing.
@@ -214,6 +215,8 @@ mod tests {
         }
         let long = format!("multipart/byteranges; boundary={}", "a".repeat(MAXIMUM_BOUNDARY + 1));
         assert!(matches!(parts(&long, b""), Err(MultipartError::Type { .. })));
+        let error = parts("a/b\u{202e}\n", b"").unwrap_err().to_string();
+        assert!(error.ends_with("found 'a/b\\u{202e}\\n'"), "{error}");
     }
 
     #[test]
