@@ -16,6 +16,8 @@ mod attach;
 mod beside;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
+#[path = "../support/decoys.rs"]
+mod decoys;
 mod device_mapper;
 mod dm_attach;
 mod dm_beside;
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
             mount_attached::TESTS,
             mount_encrypted::TESTS,
             systemd::interop::TESTS,
+            systemd::reduced::TESTS,
         ]
         .concat(),
     )

@@ -12,6 +12,8 @@ mod attach;
 mod beside;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
+#[path = "../support/decoys.rs"]
+mod decoys;
 mod faults;
 mod gaps;
 #[path = "../support/gpt_builder.rs"]

@@ -6,11 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use ddictl::format::designator::Designator;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use crate::ddi_builder::{Ddi, NO_AUTO, Protected, fixture, foreign, squashfs, type_uuid_for};
+use crate::decoys::{Decoy, decoys};
 use crate::faults::{each_fault, points};
 use crate::harness::{HostTest, MachineState, Need, ddictl};
 use crate::http_server::{Answer, HttpServer};
@@ -120,38 +119,13 @@ fn without_a_policy_it_is_placed_as_it_came_and_says_so() {
     assert_eq!(before.difference(&MachineState::now()), None);
 }
 
-/// An image with a decoy, what it is asked for, and the partitions that are to be left.
-struct Decoy {
-    what: &'static str,
-    image: Vec<u8>,
-    kept: &'static [u64],
-}
-
-fn decoys(pair: &Pair) -> Vec<Decoy> {
-    let ours = Protected::root(squashfs()).label("os_2").signed_by(pair);
-    let mut tree = squashfs();
-    *tree.last_mut().unwrap() = 1;
-    let older = Protected::root(tree).label("os_1").signed_by(pair);
-    let root =
-        |label: &str| Ddi::new().with(Designator::Root, label, fixture("ext4", 1 << 20)).protected(&ours);
-    let foreign_root =
-        Ddi::new().with_type("x", type_uuid_for(Designator::Root, foreign()), "os_9", squashfs());
-    let decoy = |what, ddi: Ddi, kept| Decoy { what, image: ddi.bytes(), kept };
-    vec![
-        decoy("PRT#", root("PRT#os_9"), &[2, 3, 4]),
-        decoy("no-auto", root("os_9").edit("root", |part| part.attributes = NO_AUTO), &[2, 3, 4]),
-        decoy("foreign architecture", foreign_root.protected(&ours), &[2, 3, 4]),
-        decoy("second version", Ddi::new().protected(&older).protected(&ours), &[4, 5, 6]),
-    ]
-}
-
 fn under_a_policy_what_is_not_planned_is_gone() {
     let pair = Pair::new(KeyKind::P256, &CertificateOptions::named("placed signer"));
     let certificate = NamedTempFile::new().unwrap();
     fs::write(certificate.path(), pair.certificate_pem()).unwrap();
     let certificate = format!("--certificate={}", certificate.path().display());
     let before = MachineState::now();
-    for Decoy { what, image, kept } in decoys(&pair) {
+    for Decoy { what, image, planned } in decoys(&pair) {
         let place = Place::new();
         let image: Arc<[u8]> = image.into();
         let server = serve(&image);
@@ -179,7 +153,7 @@ fn under_a_policy_what_is_not_planned_is_gone() {
         let report: Value = serde_json::from_str(&succeed(&mut dissect)).unwrap();
         let numbers: Vec<u64> =
             report["partitions"].as_array().unwrap().iter().filter_map(|p| p["number"].as_u64()).collect();
-        assert_eq!(numbers, kept, "{what}");
+        assert_eq!(numbers, planned, "{what}");
         // What is kept is what came, where it was; and the image is good by itself.
         let bytes = fs::read(&file).unwrap();
         for partition in report["partitions"].as_array().unwrap() {

@@ -3,3 +3,4 @@
 pub(crate) mod interop;
 pub(crate) mod peer;
 pub(crate) mod policy_table;
+pub(crate) mod reduced;

@@ -1,0 +1,84 @@
+//! Images that ddictl has placed as files, looked at by systemd-dissect of Debian 13 and of Debian unstable: it finds what
+//! the policy planned and nothing else.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::decoys::{Decoy, decoys};
+use crate::harness::{HostTest, MachineState, Need, ddictl};
+use crate::keys::{CertificateOptions, KeyKind, Pair};
+use crate::systemd::peer::{Peer, SharedMounts, TrustDirectory, succeed};
+
+/// The tests of this file.
+pub(crate) const TESTS: &[HostTest] = &[HostTest {
+    name: "systemd::reduced::systemd_finds_what_was_planned_and_nothing_else",
+    needs: &[
+        Need::Root,
+        Need::LoopDevices,
+        Need::DeviceMapper,
+        Need::FileSystem("squashfs"),
+        Need::UnstableTree,
+        Need::DebianTree("trixie"),
+    ],
+    run: systemd_finds_what_was_planned_and_nothing_else,
+}];
+
+/// The classes whose images systemd dissects again.
+const CLASSES: [&str; 4] = ["sysext", "confext", "portable", "machine"];
+
+/// What systemd-dissect would use of an image: for each partition its designator and its UUID.
+fn found_by(peer: &Peer, image: &Path) -> Vec<(String, String)> {
+    let text = succeed(peer.command("systemd-dissect").args(["--json=short", "--no-pager"]).arg(image));
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let mounts = report["mounts"].as_array().unwrap();
+    let word = |mount: &Value, name: &str| mount[name].as_str().unwrap_or_default().to_owned();
+    mounts.iter().map(|mount| (word(mount, "designator"), word(mount, "partition_uuid"))).collect()
+}
+
+fn systemd_finds_what_was_planned_and_nothing_else() {
+    let pair = Pair::new(KeyKind::Rsa(2048), &CertificateOptions::named("trusted"));
+    let _trusted = TrustDirectory::with(&[pair.certificate_pem()]);
+    let shared = SharedMounts::new();
+    let peers = ["trixie", "sid"].map(|suite| Peer::new(suite, &shared).unwrap());
+    let before = MachineState::now();
+    let directory = tempfile::tempdir().unwrap();
+    let mut misled = 0;
+    for Decoy { what, image, planned } in decoys(&pair) {
+        let original = directory.path().join("original.raw");
+        fs::write(&original, &image).unwrap();
+        for class in CLASSES {
+            let place = directory.path().join(class);
+            succeed(ddictl().args([
+                "--quiet",
+                "pull",
+                "raw",
+                &format!("file://{}", original.display()),
+                "image",
+                "--verify=no",
+                "--image-policy=@verified-extension",
+                "--force",
+                &format!("--class={class}"),
+                &format!("--image-root={}", place.display()),
+            ]));
+            let placed = place.join("image.raw");
+            let text = succeed(ddictl().args(["--quiet", "dissect", "--json=short"]).arg(&placed));
+            let report: Value = serde_json::from_str(&text).unwrap();
+            let partitions = report["partitions"].as_array().unwrap();
+            let numbers: Vec<u64> = partitions.iter().filter_map(|p| p["number"].as_u64()).collect();
+            assert_eq!(numbers, planned, "{what}, {class}");
+            let root = partitions.iter().find(|p| p["designator"] == "root").unwrap();
+            let expected = vec![("root".to_owned(), root["uuid"].as_str().unwrap().to_owned())];
+            for peer in &peers {
+                let found = found_by(peer, &placed);
+                assert_eq!(found, expected, "{what}, {class}, systemd {}", peer.version);
+                misled += usize::from(class == CLASSES[0] && found_by(peer, &original) != expected);
+            }
+        }
+    }
+    // Else nothing would show that the reduction changes anything for them.
+    assert!(misled > 0, "systemd-dissect finds the same in the whole images");
+    drop(directory);
+    assert_eq!(before.difference(&MachineState::now()), None);
+}
