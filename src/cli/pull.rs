@@ -6,8 +6,10 @@ use clap::{Args, ValueEnum};
 
 use crate::format::companion::CompanionKind;
 use crate::format::image_class::ImageClass;
+use crate::format::units::ByteLength;
 use crate::format::verification_mode::VerificationMode;
 use crate::image::presets::RequestedPolicy;
+use crate::operation::cache::CacheSettings;
 use crate::operation::error::OperationError;
 use crate::operation::image_directory::{ImageDirectory, Medium};
 use crate::operation::list::Listed;
@@ -103,6 +105,15 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DIRECTORY")]
     image_root: Option<PathBuf>,
 
+    /// Keep the download in this directory, and take it from there where it is the one that is wanted: the image is
+    /// verified again, and with --attach used from there where dm-verity guards all of it
+    #[arg(long, value_name = "DIRECTORY")]
+    cache: Option<PathBuf>,
+
+    /// How much room the cache may take, in bytes or with K, M, G or T behind; the oldest downloads go
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "cache", default_value = "4G")]
+    cache_size: ByteLength,
+
     /// Trust this certificate authority (PEM) for https instead of the system's; may be repeated
     #[arg(long, value_name = "FILE")]
     ca_certificate: Vec<PathBuf>,
@@ -176,6 +187,20 @@ fn sidecars(text: &str) -> Result<CompanionChoice, String> {
     }
 }
 
+/// A size in bytes, or with a binary prefix.
+fn size(text: &str) -> Result<ByteLength, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'K')) => (&text[..at], 10),
+        Some((at, 'M')) => (&text[..at], 20),
+        Some((at, 'G')) => (&text[..at], 30),
+        Some((at, 'T')) => (&text[..at], 40),
+        _ => (text, 0),
+    };
+    let wrong = || format!("expected a number of bytes, or one with K, M, G or T behind, found '{text}'");
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).map(ByteLength::new).ok_or_else(wrong)
+}
+
 fn seconds(number: u32) -> Duration {
     Duration::from_secs(number.into())
 }
@@ -186,6 +211,9 @@ impl Arguments {
         if self.kind == Kind::Tar {
             if self.attach {
                 return usage("pulling a tar: it becomes a directory and no devices: leave out --attach");
+            }
+            if self.cache.is_some() {
+                return usage("pulling a tar: it is unpacked, and not kept as it came: leave out --cache=");
             }
             if self.read_only || self.force {
                 return usage(
@@ -298,6 +326,7 @@ impl Arguments {
                 // What lies beside it would not lie beside a file or directory.
                 false => Sidecars { choice: CompanionChoice::None, named: Vec::new() },
             },
+            cache: self.cache.clone().map(|directory| CacheSettings { directory, size: self.cache_size }),
             keyrings: self.keyring.clone(),
             ca_certificates: self.ca_certificate.clone(),
             patience: Patience {

@@ -68,7 +68,8 @@ impl Validator {
     }
 
     /// The value as the server wrote it.
-    pub(super) fn as_str(&self) -> &str {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         match self {
             Self::EntityTag(text) | Self::LastModified(text) => text,
         }

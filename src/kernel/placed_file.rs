@@ -96,6 +96,12 @@ impl AnonymousFile {
         &self.file
     }
 
+    /// The file without a place where it could get a name.
+    #[must_use]
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
     /// Ends the writing: these permissions, everything on the disk, our writable descriptor closed.
     ///
     /// # Errors

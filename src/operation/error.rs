@@ -119,6 +119,12 @@ pub enum OperationError {
         #[source]
         source: ReductionError,
     },
+    /// What is in a cache is not what it was.
+    #[error("reading '{path}' from the cache: expected the download that was kept there, found other bytes")]
+    DamagedCache {
+        /// The file.
+        path: String,
+    },
     /// A signal arrived.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),

@@ -30,6 +30,7 @@ mod loop_devices;
 mod mount;
 mod pull;
 mod pull_beside;
+mod pull_cache;
 mod pull_directory;
 mod pull_faults;
 mod pull_file;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
             faults::TESTS,
             pull::TESTS,
             pull_beside::TESTS,
+            pull_cache::TESTS,
             pull_directory::TESTS,
             pull_faults::TESTS,
             pull_file::TESTS,

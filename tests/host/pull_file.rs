@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
+use crate::ddi_builder::squashfs;
 use crate::decoys::{Decoy, decoys};
 use crate::faults::{each_fault, points};
 use crate::harness::{HostTest, MachineState, Need, ddictl};
@@ -125,7 +126,7 @@ fn under_a_policy_what_is_not_planned_is_gone() {
     fs::write(certificate.path(), pair.certificate_pem()).unwrap();
     let certificate = format!("--certificate={}", certificate.path().display());
     let before = MachineState::now();
-    for Decoy { what, image, planned } in decoys(&pair) {
+    for Decoy { what, image, planned } in decoys(&squashfs(), &pair) {
         let place = Place::new();
         let image: Arc<[u8]> = image.into();
         let server = serve(&image);

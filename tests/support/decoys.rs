@@ -4,7 +4,7 @@
 
 use ddictl::format::designator::Designator;
 
-use crate::ddi_builder::{Ddi, NO_AUTO, Protected, fixture, foreign, squashfs, type_uuid_for};
+use crate::ddi_builder::{Ddi, NO_AUTO, Protected, fixture, foreign, type_uuid_for};
 use crate::keys::Pair;
 
 /// An image with a signed root, and with something that another dissector might take for it.
@@ -17,22 +17,22 @@ pub(crate) struct Decoy {
     pub(crate) planned: [u64; 3],
 }
 
-/// All of them, signed by that pair.
-pub(crate) fn decoys(pair: &Pair) -> Vec<Decoy> {
-    let ours = Protected::root(squashfs()).label("os_2").signed_by(pair);
-    let mut tree = squashfs();
-    *tree.last_mut().unwrap() = 1;
+/// All of them, with this root file system, the last of whose bytes does not count, signed by that pair.
+pub(crate) fn decoys(root: &[u8], pair: &Pair) -> Vec<Decoy> {
+    let ours = Protected::root(root.to_vec()).label("os_2").signed_by(pair);
+    let mut tree = root.to_vec();
+    *tree.last_mut().unwrap() ^= 1;
     let older = Protected::root(tree).label("os_1").signed_by(pair);
-    let root =
+    let newer =
         |label: &str| Ddi::new().with(Designator::Root, label, fixture("ext4", 1 << 20)).protected(&ours);
     let foreign_root =
-        Ddi::new().with_type("x", type_uuid_for(Designator::Root, foreign()), "os_9", squashfs());
+        Ddi::new().with_type("x", type_uuid_for(Designator::Root, foreign()), "os_9", root.to_vec());
     let decoy = |what, ddi: Ddi, planned| Decoy { what, image: ddi.bytes(), planned };
     vec![
-        decoy("a root labelled PRT#", root("PRT#os_9"), [2, 3, 4]),
+        decoy("a root labelled PRT#", newer("PRT#os_9"), [2, 3, 4]),
         decoy(
             "a newer root that is no-auto",
-            root("os_9").edit("root", |part| part.attributes = NO_AUTO),
+            newer("os_9").edit("root", |part| part.attributes = NO_AUTO),
             [2, 3, 4],
         ),
         decoy("a root of a foreign architecture", foreign_root.protected(&ours), [2, 3, 4]),

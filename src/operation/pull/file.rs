@@ -32,10 +32,11 @@ use crate::operation::trust_store::TrustStore;
 use crate::operation::verified_image::{ImmutableImage, VerifiedImage, look, plan_in};
 use crate::trust::download::CheckedDownload;
 
+use super::cached::Cached;
 use super::name::{expect_plain_name, reference_of_file};
 use super::stream::Arrived;
 use super::verification::Verification;
-use super::{Destination, Fetched, PullRequest, Wanted, fetch};
+use super::{Destination, Fetched, Prepared, PullRequest, fetch, with_cache};
 
 /// An image that is to be placed as a file.
 #[derive(Debug)]
@@ -70,21 +71,18 @@ pub fn pull_file(
     let target = directory.path.join(format!("{}.raw", pull.name));
     refuse_taken(&target, request.replace)?;
     let destination = Destination { reference: &reference, directory: &directory, target: &target };
-    let Fetched { mut reservation, verification, image, .. } = fetch(
-        pull,
-        Wanted { policy: policy.as_ref(), companions: false },
-        &destination,
-        trust,
-        observer,
-        cancel,
-    )?;
-    let work = Placing { request, target: &target, trust, observer, cancel };
-    let placed = image.and_then(|arrived| work.place(arrived, &verification, &mut reservation));
-    match (placed, directory.medium) {
-        (Ok(()), Medium::Memory) => reservation.keep_placed(),
-        (Ok(()), Medium::Disk) => reservation.leave_placed(),
-        (Err(cause), _) => Err(reservation.undo(cause)),
-    }
+    let attempt = |prepared: Prepared, cached: Option<&Cached>| {
+        let Fetched { mut reservation, image } =
+            fetch(pull, policy.as_ref(), &prepared, cached, &destination, trust, observer, cancel)?;
+        let work = Placing { request, target: &target, trust, observer, cancel };
+        let placed = image.and_then(|arrived| work.place(arrived, &prepared.verification, &mut reservation));
+        match (placed, directory.medium) {
+            (Ok(()), Medium::Memory) => reservation.keep_placed(),
+            (Ok(()), Medium::Disk) => reservation.leave_placed(),
+            (Err(cause), _) => Err(reservation.undo(cause)),
+        }
+    };
+    with_cache(|| Prepared::new(pull, false, trust, observer, cancel), attempt, observer)
 }
 
 /// Refuses a name that something has, unless that is a file that may be replaced.

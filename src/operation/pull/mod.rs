@@ -14,6 +14,7 @@ use crate::image::presets::RequestedPolicy;
 
 use super::activatable::Activatable;
 use super::activate::{ActivationOptions, Attached, GuardOptions, Reservation, device_references};
+use super::cache::CacheSettings;
 use super::cancel::Cancel;
 use super::companions::Companions;
 use super::detach::reap;
@@ -26,6 +27,7 @@ use super::trust_store::TrustStore;
 use super::verified_image::plan;
 
 mod beside;
+mod cached;
 pub mod companions;
 mod convert;
 mod digest;
@@ -36,6 +38,7 @@ mod place;
 mod remote;
 mod room;
 mod sparse;
+mod spool;
 mod stream;
 mod unpack;
 pub mod verification;
@@ -47,6 +50,7 @@ pub use name::{name_of, parse_origin, reference_of, tree_name_of};
 pub use unpack::{TarRequest, pull_tar};
 
 use beside::WithCompanions;
+use cached::{Cached, through_cache};
 use convert::to_raw;
 use download::{Download, tell};
 use name::expect_plain_name;
@@ -71,6 +75,8 @@ pub struct PullRequest {
     pub verify: VerificationMode,
     /// Which files beside the image count.
     pub sidecars: Sidecars,
+    /// Where downloads are kept, so that they need not come again.
+    pub cache: Option<CacheSettings>,
     /// OpenPGP keyrings for that; empty for those of this machine.
     pub keyrings: Vec<PathBuf>,
     /// Certificate authorities for https; empty for the system's.
@@ -148,18 +154,37 @@ pub fn pull(
         return Err(OperationError::state("placing the image as", target.display(), problem));
     }
     let destination = Destination { reference: &reference, directory: &directory, target: &target };
-    let Fetched { mut reservation, verification, companions, image } = fetch(
-        request,
-        Wanted { policy: Some(&request.policy), companions: true },
-        &destination,
-        trust,
-        observer,
-        cancel,
-    )?;
+    let attempt = |prepared: Prepared, cached: Option<&Cached>| {
+        attach(request, prepared, cached, &destination, trust, observer, cancel)
+    };
+    with_cache(|| Prepared::new(request, true, trust, observer, cancel), attempt, observer)
+}
+
+/// One attempt at [`pull`].
+fn attach(
+    request: &PullRequest,
+    prepared: Prepared,
+    cached: Option<&Cached>,
+    destination: &Destination<'_>,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Attached, OperationError> {
+    let policy = &request.policy;
+    let options = ActivationOptions { guard: request.guard, policy, keys: None };
+    if let Some(cached) = cached
+        && let Some(image) = cached.on_disk(request, &prepared.companions, trust, observer, cancel)?
+    {
+        return Reservation::make(destination.reference, &request.url.without_secrets())?
+            .activate(Activatable::OnDisk(&image), options, observer, cancel)?
+            .make_permanent(observer, cancel);
+    }
+    let Fetched { mut reservation, image } =
+        fetch(request, Some(policy), &prepared, cached, destination, trust, observer, cancel)?;
+    let Prepared { verification, companions, .. } = prepared;
     let verified = image.and_then(|image| {
         verify_and_link(image, companions, &verification, request, trust, &mut reservation, observer, cancel)
     });
-    let options = ActivationOptions { guard: request.guard, policy: &request.policy, keys: None };
     match verified {
         Ok(verified) => reservation
             .activate(Activatable::Verified(&verified), options, observer, cancel)?
@@ -180,18 +205,54 @@ struct Destination<'a> {
 #[derive(Debug)]
 struct Fetched {
     reservation: Reservation,
-    verification: Verification,
-    companions: Companions,
     image: Result<Arrived, OperationError>,
 }
 
-/// What is wanted of an image beside its bytes.
-#[derive(Debug, Clone, Copy)]
-struct Wanted<'a> {
-    /// What it will be judged by, if it is judged at all.
-    policy: Option<&'a RequestedPolicy>,
-    /// The files beside it.
-    companions: bool,
+/// What is known, and what is there, before an image comes.
+struct Prepared {
+    client: HttpClient,
+    verification: Verification,
+    companions: Companions,
+}
+
+impl Prepared {
+    /// Asks for what lies beside the image, if that counts, and brings the image into the cache, if there is one.
+    fn new(
+        request: &PullRequest,
+        with_companions: bool,
+        trust: &TrustStore,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<(Self, Option<Cached>), OperationError> {
+        let client = client(request, cancel);
+        let verification = prepare(request, &client, trust, observer, cancel)?;
+        let companions = match with_companions {
+            true => beside::companions(request, &client, &verification, observer, cancel)?,
+            false => Companions::none(),
+        };
+        let cached = match &request.cache {
+            Some(cache) => through_cache(cache, request, &client, &verification, trust, observer, cancel)?,
+            None => None,
+        };
+        Ok((Self { client, verification, companions }, cached))
+    }
+}
+
+/// Does something with an image, and again with a new one where the one in the cache was damaged.
+fn with_cache<T>(
+    prepare: impl Fn() -> Result<(Prepared, Option<Cached>), OperationError>,
+    run: impl Fn(Prepared, Option<&Cached>) -> Result<T, OperationError>,
+    observer: &dyn Observer,
+) -> Result<T, OperationError> {
+    let (prepared, cached) = prepare()?;
+    let result = run(prepared, cached.as_ref());
+    match (&result, cached) {
+        (Err(error), Some(cached)) if cached.is_to_blame(error, observer) => {
+            let (prepared, cached) = prepare()?;
+            run(prepared, cached.as_ref())
+        }
+        _ => result,
+    }
 }
 
 /// Downloads an image to its destination, as a raw image without a name. Where it is to be judged by a policy it is
@@ -199,30 +260,27 @@ struct Wanted<'a> {
 ///
 /// # Errors
 /// What refuses it before anything of it came; nothing is left behind then.
+#[expect(clippy::too_many_arguments, reason = "all of them are parts of one request")]
 fn fetch(
     request: &PullRequest,
-    wanted: Wanted<'_>,
+    policy: Option<&RequestedPolicy>,
+    prepared: &Prepared,
+    cached: Option<&Cached>,
     destination: &Destination<'_>,
     trust: &TrustStore,
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Fetched, OperationError> {
     let Destination { reference, directory, target } = *destination;
+    let Prepared { client, verification, .. } = prepared;
     let url = &request.url;
-    let client = client(request, cancel);
-    let verification = prepare(request, &client, trust, observer, cancel)?;
-    let companions = match wanted.companions {
-        true => beside::companions(request, &client, &verification, observer, cancel)?,
-        false => Companions::none(),
-    };
-    let (size, mut hints) = match wanted.policy {
-        Some(policy) => {
-            preflight(&client, request, policy, &verification, &companions, trust, observer, cancel)?
-        }
+    let origin = cached.map_or(url, |cached| &cached.origin);
+    let (size, mut hints) = match policy {
+        Some(policy) => preflight(prepared, origin, policy, trust, observer, cancel)?,
         None => (ByteLength::ZERO, Vec::new()),
     };
-    let transfer = open(&client, request, observer, cancel)?;
-    let with_digest = verification.expected().digest().is_some();
+    let transfer = open(client, origin, observer, cancel)?;
+    let with_digest = cached.is_some() || verification.expected().digest().is_some();
     // They are of this file or of none: the digests of a larger one would cost memory for nothing.
     if transfer.total() != Some(size.bytes()) {
         hints.clear();
@@ -237,19 +295,23 @@ fn fetch(
         let root = image_directory::prepare(directory, target, room, needed, &mut reservation)?;
         Ok(Place { root, room })
     });
-    let image = received.and_then(|image| to_raw(image, &verification, url, observer, cancel));
-    Ok(Fetched { reservation, verification, companions, image })
+    let same = received.and_then(|image| match (cached, &image.digest) {
+        (Some(cached), Some(digest)) if !cached.is(digest) => Err(cached.damaged()),
+        _ => Ok(image),
+    });
+    let image = same.and_then(|image| to_raw(image, verification, url, observer, cancel));
+    Ok(Fetched { reservation, image })
 }
 
 /// Asks for the file, time and again where that helps.
 fn open(
     client: &HttpClient,
-    request: &PullRequest,
+    origin: &Origin,
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Transfer, OperationError> {
-    Transfer::open(client, &request.url, &|setback| tell(observer, setback))
-        .map_err(|error| fetching(&request.url, cancel, error))
+    Transfer::open(client, origin, &|setback| tell(observer, setback))
+        .map_err(|error| fetching(origin, cancel, error))
 }
 
 /// What the download is to be compared with. Says who vouches for it.
@@ -269,7 +331,6 @@ fn prepare(
     Ok(verification)
 }
 
-#[expect(clippy::too_many_arguments, reason = "all of them are parts of one request")]
 /// What is to be hashed while the image comes, and how large it is, from what the server answers to requests for parts of
 /// it. An image that cannot be looked at beforehand is hashed after it has come.
 ///
@@ -277,17 +338,16 @@ fn prepare(
 /// What would refuse the image, if it is the one that the parts are of: it need not come at all. Where somebody vouches
 /// for the download as a whole that cannot be known before.
 fn preflight(
-    client: &HttpClient,
-    request: &PullRequest,
+    prepared: &Prepared,
+    origin: &Origin,
     policy: &RequestedPolicy,
-    verification: &Verification,
-    companions: &Companions,
     trust: &TrustStore,
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<(ByteLength, Vec<LeafHint>), OperationError> {
+    let Prepared { client, verification, companions } = prepared;
     let nothing = || (ByteLength::ZERO, Vec::new());
-    let Some(source) = look_at_raw(client, &request.url, observer, cancel) else {
+    let Some(source) = look_at_raw(client, origin, observer, cancel) else {
         return Ok(nothing());
     };
     let size = source.size();

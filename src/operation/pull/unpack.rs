@@ -8,7 +8,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::io::{self, BufReader, Read, Seek};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -41,6 +41,7 @@ use super::download::Download;
 use super::name::expect_plain_name;
 use super::remote::client;
 use super::room::room_for;
+use super::spool::spool;
 use super::verification::Verification;
 use super::{PullRequest, open, prepare};
 
@@ -92,7 +93,7 @@ pub fn pull_tar(
     // What the policy cannot take is not downloaded.
     let vouched = verification.expected().vouched_by().is_some();
     allows_tree(policy.as_ref(), vouched).map_err(|refusal| refused(pull, refusal))?;
-    let transfer = open(&client, pull, observer, cancel)?;
+    let transfer = open(&client, &pull.url, observer, cancel)?;
     // The whole archive is kept once, and what comes out of it has to fit as well.
     room_for(&directory, transfer.total().map(ByteLength::new), &pull.url)?;
     let room = room_for(&directory, None, &pull.url)?;
@@ -100,10 +101,11 @@ pub fn pull_tar(
     let unpacked =
         image_directory::prepare(&directory, &target, room, None, &mut reservation).and_then(|root| {
             let mut download = Download::new(transfer, true, &pull.url, observer, cancel)?;
-            let spool = receive(&mut download, &root, room, pull, observer)?;
-            let checked = verify(spool.digest, &verification, request)?;
+            let spooled =
+                spool(&mut download, || AnonymousFile::create_in(root.as_fd()), room, &pull.url, observer)?;
+            let checked = verify(spooled.digest, &verification, request)?;
             let place = Place { root: &root, directory: &directory.path, target: &target, room };
-            place.unpack(spool.file, request, &checked, &mut reservation, observer, cancel)
+            place.unpack(spooled.file, request, &checked, &mut reservation, observer, cancel)
         });
     match (unpacked, directory.medium) {
         (Ok(()), Medium::Memory) => reservation.keep_placed(),
@@ -117,77 +119,6 @@ fn refused(
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> OperationError {
     OperationError::Archive { archive: request.url.to_string(), source: source.into() }
-}
-
-/// An archive that has arrived, without a name.
-struct Spool {
-    file: File,
-    digest: Option<DownloadDigest>,
-}
-
-/// Keeps the archive as it comes; in another file where it begins anew.
-fn receive(
-    download: &mut Download<'_>,
-    root: &File,
-    room: ByteLength,
-    request: &PullRequest,
-    observer: &dyn Observer,
-) -> Result<Spool, OperationError> {
-    download.receive(|download| receive_once(download, root, room, request, observer))
-}
-
-/// One attempt at [`receive`].
-fn receive_once(
-    download: &mut Download<'_>,
-    root: &File,
-    room: ByteLength,
-    request: &PullRequest,
-    observer: &dyn Observer,
-) -> Result<Spool, OperationError> {
-    let url = request.url.to_string();
-    let spool = AnonymousFile::create_in(root.as_fd())
-        .map_err(|source| OperationError::system("making a file for", &url, source))?;
-    let mut file = spool
-        .file()
-        .try_clone()
-        .map_err(|source| OperationError::system("keeping the archive of", &url, source))?;
-    observer.started("downloading", download.total());
-    let received = copy(download, &mut file, room, &url);
-    observer.finished();
-    received?;
-    let digest = download.finish()?;
-    fault::point("pull:received")?;
-    Ok(Spool { file, digest })
-}
-
-fn copy(
-    download: &mut Download<'_>,
-    file: &mut File,
-    room: ByteLength,
-    url: &str,
-) -> Result<(), OperationError> {
-    let mut length = 0_u64;
-    loop {
-        let chunk = match download.fill_buf() {
-            Ok(chunk) => chunk,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(download.explain(error)),
-        };
-        let count = chunk.len();
-        if count == 0 {
-            return Ok(());
-        }
-        length = length.saturating_add(ByteLength::of(chunk).bytes());
-        let written = io::Write::write_all(file, chunk);
-        if length > room.bytes()
-            || written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull)
-        {
-            let problem = format!("no room is left after {length} bytes: the archive does not fit");
-            return Err(OperationError::state("keeping the archive of", url, problem));
-        }
-        written.map_err(|source| OperationError::system("keeping the archive of", url, source))?;
-        download.consume(count);
-    }
 }
 
 /// Compares what came with what was expected, and asks the policy again: now there is a proof.
@@ -217,7 +148,7 @@ impl Place<'_> {
     /// Unpacks an archive beside its place, and puts it there once it is complete.
     fn unpack(
         &self,
-        spool: File,
+        spool: AnonymousFile,
         request: &TarRequest,
         checked: &CheckedDownload,
         reservation: &mut Reservation,
@@ -248,7 +179,7 @@ impl Place<'_> {
         let privileged = lends_nothing || !is_open_to_all(self.directory)?;
         let options = TreeOptions { device_nodes: request.device_nodes, privileged };
         let work = Unpacking { request, room: self.room, observer, cancel };
-        work.run(spool, TreeWriter::new(writer, options))?;
+        work.run(spool.into_file(), TreeWriter::new(writer, options))?;
         fault::point("pull:unpacked")?;
         cancel.check()?;
         self.put(&tree, hidden_name, request, checked, reservation, observer)?;

@@ -74,6 +74,18 @@ impl<'a> Peer<'a> {
     }
 }
 
+impl Peer<'_> {
+    /// A program of that tree, in a mount namespace of its own in which the tree is a mount: one that makes namespaces
+    /// itself needs that.
+    pub(crate) fn command_apart(&self, program: &str) -> Command {
+        let script = r#"mount --rbind "$0" "$0" && exec timeout --kill-after=5 60 chroot "$0" "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation=private", "sh", "-c", script]).arg(&self.tree).arg(program);
+        command.env("SYSTEMD_COLORS", "0").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command
+    }
+}
+
 impl Drop for Peer<'_> {
     fn drop(&mut self) {
         for directory in ["proc", "mnt", "tmp", "run", "sys", "dev"] {

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -19,6 +20,7 @@ pub(crate) const TESTS: &[HostTest] = &[HostTest {
         Need::LoopDevices,
         Need::DeviceMapper,
         Need::FileSystem("squashfs"),
+        Need::Tool("mksquashfs"),
         Need::UnstableTree,
         Need::DebianTree("trixie"),
     ],
@@ -30,11 +32,37 @@ const CLASSES: [&str; 4] = ["sysext", "confext", "portable", "machine"];
 
 /// What systemd-dissect would use of an image: for each partition its designator and its UUID.
 fn found_by(peer: &Peer, image: &Path) -> Vec<(String, String)> {
-    let text = succeed(peer.command("systemd-dissect").args(["--json=short", "--no-pager"]).arg(image));
+    let text = succeed(peer.command_apart("systemd-dissect").args(["--json=short", "--no-pager"]).arg(image));
     let report: Value = serde_json::from_str(&text).unwrap();
-    let mounts = report["mounts"].as_array().unwrap();
-    let word = |mount: &Value, name: &str| mount[name].as_str().unwrap_or_default().to_owned();
-    mounts.iter().map(|mount| (word(mount, "designator"), word(mount, "partition_uuid"))).collect()
+    of(report["mounts"].as_array().unwrap(), "partition_uuid")
+}
+
+/// Designator and UUID of each, in their order.
+fn of(partitions: &[Value], uuid: &str) -> Vec<(String, String)> {
+    let word = |partition: &Value, name: &str| partition[name].as_str().unwrap_or_default().to_owned();
+    let mut words: Vec<_> =
+        partitions.iter().map(|partition| (word(partition, "designator"), word(partition, uuid))).collect();
+    words.sort();
+    words
+}
+
+/// A squashfs with what an operating system, an extension and a portable service are known by.
+fn root_file_system(directory: &Path) -> Vec<u8> {
+    let file = |path: &str, text: &str| {
+        let path = directory.join("tree").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    file("usr/lib/os-release", "ID=reduced\n");
+    file("usr/lib/extension-release.d/extension-release.image", "ID=_any\n");
+    file("etc/extension-release.d/extension-release.image", "ID=_any\n");
+    succeed(
+        Command::new("mksquashfs").args(["tree", "root", "-quiet", "-no-progress"]).current_dir(directory),
+    );
+    let mut bytes = fs::read(directory.join("root")).unwrap();
+    // A whole number of blocks, the last of which is nobody's.
+    bytes.resize(bytes.len().next_multiple_of(4096) + 4096, 0);
+    bytes
 }
 
 fn systemd_finds_what_was_planned_and_nothing_else() {
@@ -44,8 +72,9 @@ fn systemd_finds_what_was_planned_and_nothing_else() {
     let peers = ["trixie", "sid"].map(|suite| Peer::new(suite, &shared).unwrap());
     let before = MachineState::now();
     let directory = tempfile::tempdir().unwrap();
+    let root = root_file_system(directory.path());
     let mut misled = 0;
-    for Decoy { what, image, planned } in decoys(&pair) {
+    for Decoy { what, image, planned } in decoys(&root, &pair) {
         let original = directory.path().join("original.raw");
         fs::write(&original, &image).unwrap();
         for class in CLASSES {
@@ -68,8 +97,7 @@ fn systemd_finds_what_was_planned_and_nothing_else() {
             let partitions = report["partitions"].as_array().unwrap();
             let numbers: Vec<u64> = partitions.iter().filter_map(|p| p["number"].as_u64()).collect();
             assert_eq!(numbers, planned, "{what}, {class}");
-            let root = partitions.iter().find(|p| p["designator"] == "root").unwrap();
-            let expected = vec![("root".to_owned(), root["uuid"].as_str().unwrap().to_owned())];
+            let expected = of(partitions, "uuid");
             for peer in &peers {
                 let found = found_by(peer, &placed);
                 assert_eq!(found, expected, "{what}, {class}, systemd {}", peer.version);
