@@ -28,6 +28,7 @@ mod kernel_files;
 mod keys;
 mod loop_devices;
 mod mount;
+mod policies;
 mod pull;
 mod pull_beside;
 mod pull_cache;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
             loop_devices::TESTS,
             kernel_files::TESTS,
             rules_syntax::TESTS,
+            policies::TESTS,
             repart::TESTS,
             repart_images::TESTS,
             seal::TESTS,

@@ -2,6 +2,9 @@
 """Records what systemd-analyze says of image policies, for the tests of src/image/policy.
 
 usage: record.py COMMAND [ARGUMENT...] > systemd-262.tsv
+       record.py --seed=NUMBER COMMAND [ARGUMENT...]
+
+With a seed, of other random policies and of these alone: what tests/host/policies.rs holds the program against.
 
 COMMAND is a systemd-analyze of version 262 (through chroot, for example). One line a policy, fields parted by tabs:
 
@@ -79,11 +82,16 @@ def ask(command, policy):
 
 
 def main():
-    dice = random.Random(262)
-    policies = list(dict.fromkeys(BY_HAND + [random_policy(dice) for _ in range(230)]))
-    for policy in policies:
+    command = sys.argv[1:]
+    if command[0].startswith("--seed="):
+        dice = random.Random(int(command.pop(0).removeprefix("--seed=")))
+        policies = [random_policy(dice) for _ in range(150)]
+    else:
+        dice = random.Random(262)
+        policies = BY_HAND + [random_policy(dice) for _ in range(230)]
+    for policy in dict.fromkeys(policies):
         shown = policy.replace("\t", "\\t").replace("\n", "\\n")
-        print("\t".join([shown, *ask(sys.argv[1:], policy)]))
+        print("\t".join([shown, *ask(command, policy)]))
 
 
 main()
