@@ -35,6 +35,7 @@ mod pull_cache;
 mod pull_directory;
 mod pull_faults;
 mod pull_file;
+mod pull_memory;
 mod pull_qcow2;
 mod pull_sources;
 mod pull_tar;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
             pull_directory::TESTS,
             pull_faults::TESTS,
             pull_file::TESTS,
+            pull_memory::TESTS,
             pull_qcow2::TESTS,
             pull_sources::TESTS,
             pull_tar::TESTS,
