@@ -36,6 +36,11 @@ pub(crate) fn decoys(root: &[u8], pair: &Pair) -> Vec<Decoy> {
             [2, 3, 4],
         ),
         decoy("a root of a foreign architecture", foreign_root.protected(&ours), [2, 3, 4]),
+        decoy(
+            "a home partition that nobody signed",
+            Ddi::new().with(Designator::Home, "home", fixture("ext4", 1 << 20)).protected(&ours),
+            [2, 3, 4],
+        ),
         decoy("a second version", Ddi::new().protected(&older).protected(&ours), [4, 5, 6]),
     ]
 }

@@ -30,11 +30,15 @@ pub(crate) const TESTS: &[HostTest] = &[HostTest {
 /// The classes whose images systemd dissects again.
 const CLASSES: [&str; 4] = ["sysext", "confext", "portable", "machine"];
 
-/// What systemd-dissect would use of an image: for each partition its designator and its UUID.
-fn found_by(peer: &Peer, image: &Path) -> Vec<(String, String)> {
-    let text = succeed(peer.command_apart("systemd-dissect").args(["--json=short", "--no-pager"]).arg(image));
-    let report: Value = serde_json::from_str(&text).unwrap();
-    of(report["mounts"].as_array().unwrap(), "partition_uuid")
+/// What systemd-dissect would use of an image: for each partition its designator and its UUID; `None` where it refuses it.
+fn found_by(peer: &Peer, image: &Path) -> Option<Vec<(String, String)>> {
+    let mut command = peer.command_apart("systemd-dissect");
+    let output = command.args(["--json=short", "--no-pager"]).arg(image).output().unwrap();
+    if !output.status.success() {
+        return None;
+    }
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    Some(of(report["mounts"].as_array().unwrap(), "partition_uuid"))
 }
 
 /// Designator and UUID of each, in their order.
@@ -97,7 +101,7 @@ fn systemd_finds_what_was_planned_and_nothing_else() {
             let partitions = report["partitions"].as_array().unwrap();
             let numbers: Vec<u64> = partitions.iter().filter_map(|p| p["number"].as_u64()).collect();
             assert_eq!(numbers, planned, "{what}, {class}");
-            let expected = of(partitions, "uuid");
+            let expected = Some(of(partitions, "uuid"));
             for peer in &peers {
                 let found = found_by(peer, &placed);
                 assert_eq!(found, expected, "{what}, {class}, systemd {}", peer.version);
@@ -106,7 +110,7 @@ fn systemd_finds_what_was_planned_and_nothing_else() {
         }
     }
     // Else nothing would show that the reduction changes anything for them.
-    assert!(misled > 0, "systemd-dissect finds the same in the whole images");
+    assert!(misled > 0, "systemd-dissect finds the same in each of the whole images");
     drop(directory);
     assert_eq!(before.difference(&MachineState::now()), None);
 }
