@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use ddictl::format::designator::Designator;
+use ddictl::format::designator::{Designator, VerityRole};
 use ddictl::format::gpt::{Headers, MAXIMUM_ENTRIES_LENGTH, probe_extents};
 use ddictl::format::label::{PartitionLabel, compare_versions};
 use ddictl::format::loop_reference::LoopReference;
@@ -23,7 +23,9 @@ use ddictl::format::verity::table::{VerityHealth, VerityTable};
 use ddictl::format::verity::{HashTreeGeometry, VeritySuperblock};
 use ddictl::format::verity_signature::VeritySignature;
 use ddictl::image::finding::is_deceptive;
-use ddictl::image::policy::{Found, FoundFileSystem, ImagePolicy, Protection, Use, show_json, show_text};
+use ddictl::image::policy::{
+    Found, FoundFileSystem, ImagePolicy, Protection, Relation, Use, check, show_json, show_text,
+};
 use ddictl::image::presets::{PolicyArgument, PolicyFile};
 use ddictl::trust::anchor::{TrustAnchor, TrustAnchors};
 use ddictl::trust::signature::verify_root_hash_signature;
@@ -273,9 +275,27 @@ pub fn policy(input: &[u8]) {
     let [left, right] = policies.as_slice() else { return };
     let (both, either) = (left.intersect(right), left.union(right));
     assert_eq!(both, right.intersect(left), "intersection is not symmetric");
+    for one in [left, right] {
+        assert!(
+            both.as_ref().map_or(true, |both| both.compare(one).is_within()),
+            "{both:?} is not within '{one}'"
+        );
+        assert!(
+            either.as_ref().map_or(true, |either| one.compare(either).is_within()),
+            "'{one}' is not within {either:?}"
+        );
+    }
     for designator in Designator::ALL {
-        for found in every_state() {
-            let uses = |policy: &ImagePolicy| policy.rule(designator).decide(found) == Ok(Use::Used);
+        for found in
+            every_state().filter(|found| found.is_none_or(|found| can_be(designator, found.protection)))
+        {
+            // A signature partition is verified whether it is used or not.
+            let is_signature = designator.verity_role() == Some(VerityRole::Signature);
+            let uses = |policy: &ImagePolicy| match policy.rule(designator).decide(found) {
+                Ok(Use::Used) => true,
+                Ok(Use::Unused) => is_signature,
+                Ok(Use::Absent) | Err(_) => false,
+            };
             let [by_left, by_right] = [left, right].map(uses);
             assert!(
                 !both.as_ref().is_ok_and(uses) || (by_left && by_right),
@@ -285,6 +305,15 @@ pub fn policy(input: &[u8]) {
                 assert!(uses(either) || !(by_left || by_right), "'{left}' or '{right}': {found:?}");
             }
         }
+    }
+}
+
+/// Whether a partition of the designator can be found in the state.
+fn can_be(designator: Designator, protection: Protection) -> bool {
+    match designator.verity_role() {
+        Some(VerityRole::Data) => true,
+        Some(VerityRole::Hash | VerityRole::Signature) => protection == Protection::Unprotected,
+        None => !matches!(protection, Protection::Verity | Protection::Signed),
     }
 }
 
@@ -314,7 +343,15 @@ fn assert_same_policy(policy: &ImagePolicy) {
     assert_eq!(show_json(policy).simplified, short);
     assert!(show_text(policy).contains(&short));
     if let Ok(with_itself) = policy.intersect(policy) {
-        assert!(with_itself.is_equivalent(policy), "'{short}' and itself is '{with_itself}'");
+        assert_eq!(with_itself.compare(policy), Relation::Equal, "'{short}' and itself is '{with_itself}'");
+    }
+    for finding in check(policy, false, None).findings {
+        // What is to be written instead is a policy.
+        assert!(
+            finding.suggestion.is_none_or(|text| text.parse::<ImagePolicy>().is_ok()),
+            "{}",
+            finding.message
+        );
     }
 }
 
