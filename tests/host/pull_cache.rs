@@ -254,6 +254,10 @@ fn what_is_refused_is_not_kept() {
         refused(&mut pull(&images, &server, &cache, &place), 3, words);
         assert!(cache.kept().is_empty(), "{words}");
     }
+    // What a look at it tells is not brought into the cache first.
+    let server = Server::of(&images.unsigned);
+    let mut looked_at = pull(&images, &server, &cache, &place);
+    refused(looked_at.env("DDICTL_FAULT", "pull:received=sigkill"), 3, "DDI0501");
     let server = Server::of(&images.good);
     let mut other = ddictl();
     other.args(["pull", "raw", &server.server.url("/image.raw"), "image", "--attach", "--sidecars=no"]);

@@ -9,11 +9,11 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use crate::fetch::client::HttpClient;
 use crate::fetch::origin::Origin;
 use crate::format::compression::{BEGINNING, Encoding};
 use crate::format::units::{ByteLength, ByteOffset};
 use crate::image::plan::{Access, PlannedDevice};
+use crate::image::presets::RequestedPolicy;
 use crate::kernel::device_mapper;
 use crate::kernel::placed_file::AnonymousFile;
 use crate::operation::activatable::{Activatable, ImageOnDisk};
@@ -27,11 +27,9 @@ use crate::operation::trust_store::TrustStore;
 use crate::operation::verify::verify_data;
 use crate::trust::download::{DownloadDigest, DownloadHasher};
 
-use super::PullRequest;
 use super::download::Download;
-use super::open;
 use super::spool::spool;
-use super::verification::Verification;
+use super::{Prepared, PullRequest, open, preflight};
 
 /// An image in a cache.
 #[derive(Debug)]
@@ -49,16 +47,18 @@ pub(super) struct Cached {
 /// on this machine anyway.
 ///
 /// # Errors
-/// What the server said; [`OperationError::Unverified`] where another file came than the one that was expected.
+/// What the server said; what would refuse the image, as far as a look at it tells; [`OperationError::Unverified`] where
+/// another file came than the one that was expected.
 pub(super) fn through_cache(
     settings: &CacheSettings,
     request: &PullRequest,
-    client: &HttpClient,
-    verification: &Verification,
+    policy: Option<&RequestedPolicy>,
+    prepared: &Prepared,
     trust: &TrustStore,
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Option<Cached>, OperationError> {
+    let Prepared { client, verification, .. } = prepared;
     if request.url.as_http().is_none() {
         observer.note("the cache is not used: the image is on this machine");
         return Ok(None);
@@ -79,6 +79,9 @@ pub(super) fn through_cache(
         observer
             .note(&format!("the server has the version that is in the cache, as '{}'", entry.path.display()));
         return Ok(Some(Cached::new(cache, entry, true)));
+    }
+    if let Some(policy) = policy {
+        preflight(prepared, &request.url, policy, trust, observer, cancel)?;
     }
     let Some((file, room)) = cache.begin(total.map(ByteLength::new))? else {
         let directory = cache.directory().display();

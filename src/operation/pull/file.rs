@@ -82,7 +82,8 @@ pub fn pull_file(
             (Err(cause), _) => Err(reservation.undo(cause)),
         }
     };
-    with_cache(|| Prepared::new(pull, false, trust, observer, cancel), attempt, observer)
+    let prepare = || Prepared::new(pull, policy.as_ref(), false, trust, observer, cancel);
+    with_cache(prepare, attempt, observer)
 }
 
 /// Refuses a name that something has, unless that is a file that may be replaced.

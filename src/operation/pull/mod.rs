@@ -157,7 +157,8 @@ pub fn pull(
     let attempt = |prepared: Prepared, cached: Option<&Cached>| {
         attach(request, prepared, cached, &destination, trust, observer, cancel)
     };
-    with_cache(|| Prepared::new(request, true, trust, observer, cancel), attempt, observer)
+    let prepare = || Prepared::new(request, Some(&request.policy), true, trust, observer, cancel);
+    with_cache(prepare, attempt, observer)
 }
 
 /// One attempt at [`pull`].
@@ -216,9 +217,11 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// Asks for what lies beside the image, if that counts, and brings the image into the cache, if there is one.
+    /// Asks for what lies beside the image, if that counts, and brings the image into the cache, if there is one, unless
+    /// a look at it tells that the policy would refuse it.
     fn new(
         request: &PullRequest,
+        policy: Option<&RequestedPolicy>,
         with_companions: bool,
         trust: &TrustStore,
         observer: &dyn Observer,
@@ -230,11 +233,12 @@ impl Prepared {
             true => beside::companions(request, &client, &verification, observer, cancel)?,
             false => Companions::none(),
         };
+        let prepared = Self { client, verification, companions };
         let cached = match &request.cache {
-            Some(cache) => through_cache(cache, request, &client, &verification, trust, observer, cancel)?,
+            Some(cache) => through_cache(cache, request, policy, &prepared, trust, observer, cancel)?,
             None => None,
         };
-        Ok((Self { client, verification, companions }, cached))
+        Ok((prepared, cached))
     }
 }
 
