@@ -95,8 +95,8 @@ pub(super) struct Arguments {
     #[arg(long)]
     dry_run: bool,
 
-    /// With --attach: which files beside an image count: those that are there (auto), none (no), or these, which must be there, by commas
-    /// (roothash, roothash.p7s, usrhash, usrhash.p7s, verity)
+    /// Which files beside an image count: those that are there (auto), none (no), or these, which must be there, by commas
+    /// (roothash, roothash.p7s, usrhash, usrhash.p7s, verity; and nspawn for a file)
     #[arg(long, value_name = "WHICH", default_value = "auto", value_parser = sidecars)]
     sidecars: CompanionChoice,
 
@@ -178,7 +178,6 @@ fn sidecars(text: &str) -> Result<CompanionChoice, String> {
         "no" => Ok(CompanionChoice::None),
         list => {
             let kinds = list.split(',').map(|word| match word.parse() {
-                Ok(CompanionKind::Settings) => Err("settings for systemd-nspawn protect nothing".to_owned()),
                 Ok(kind) => Ok(kind),
                 Err(error) => Err(format!("expected 'auto', 'no' or a list: {error}")),
             });
@@ -238,12 +237,10 @@ impl Arguments {
                 "pulling a raw image: device nodes are made from a tar alone: leave out --device-nodes",
             );
         }
-        let beside =
-            matches!(self.sidecars, CompanionChoice::Required(_)) || !self.signatures.named()?.is_empty();
-        if !self.attach && beside {
+        let demands_settings = matches!(&self.sidecars, CompanionChoice::Required(kinds) if kinds.contains(&CompanionKind::Settings));
+        if demands_settings && (self.attach || self.class != Class::Machine) {
             return usage(
-                "placing an image as a file: what lies beside it would not lie beside the file: leave out --sidecars= and \
-                 signatures, or attach it with --attach",
+                "pulling settings for systemd-nspawn: they are for a file of the class 'machine': leave 'nspawn' out of --sidecars=",
             );
         }
         if self.attach && self.runtime == Some(false) {
@@ -321,10 +318,10 @@ impl Arguments {
             directory: self.directory()?,
             policy,
             verify: self.verify,
-            sidecars: match self.attach {
-                true => Sidecars { choice: self.sidecars.clone(), named: self.signatures.named()? },
-                // What lies beside it would not lie beside a file or directory.
-                false => Sidecars { choice: CompanionChoice::None, named: Vec::new() },
+            sidecars: Sidecars {
+                choice: self.sidecars.clone(),
+                named: self.signatures.named()?,
+                settings: self.kind == Kind::Raw && self.class == Class::Machine && !self.attach,
             },
             cache: self.cache.clone().map(|directory| CacheSettings { directory, size: self.cache_size }),
             keyrings: self.keyring.clone(),

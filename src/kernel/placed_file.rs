@@ -128,6 +128,14 @@ impl CompleteFile {
         &self.file
     }
 
+    /// An empty file for the same directory.
+    ///
+    /// # Errors
+    /// As [`AnonymousFile::create_in`].
+    pub fn create_beside(&self) -> Result<AnonymousFile, PlacementError> {
+        AnonymousFile::create_in(self.directory.as_fd())
+    }
+
     /// Gives the file its name in the directory, and opens what has that name now for reading alone: the kernel knows
     /// the descriptor before as that of a deleted file.
     ///

@@ -298,25 +298,9 @@ pub(super) fn remove_placed(
     reference: &str,
     placed: &Placed,
 ) -> Result<(), OperationError> {
-    let removing = |source: Box<dyn std::error::Error + Send + Sync>| {
-        OperationError::system("removing", &placed.path, source)
-    };
-    match fs::symlink_metadata(&placed.path) {
-        Ok(metadata) if metadata.is_file() && placed.file == Some(FileIdentity::of(&metadata)) => {
-            let file = open_foreign(&placed.path).map_err(|error| removing(error.into()))?;
-            let opened = file.metadata().map_err(|error| removing(error.into()))?;
-            if placed.file == Some(FileIdentity::of(&opened)) {
-                placed_file::clear_immutable(file.as_fd()).map_err(|error| removing(error.into()))?;
-                match fs::remove_file(&placed.path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(removing(error.into()));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(removing(error.into())),
-        _ => {}
+    remove_file(&placed.path, placed.file.as_ref())?;
+    for beside in &placed.beside {
+        remove_file(&beside.path, Some(&beside.file))?;
     }
     match (&placed.tmpfs, placed.path.parent()) {
         (Some(directory), _) => leave(store, reference, directory, placed.directory_created),
@@ -338,13 +322,44 @@ pub(super) fn remove_placed(
     }
 }
 
+/// Removes the file that was recorded, if it still has its name.
+fn remove_file(path: &Path, recorded: Option<&FileIdentity>) -> Result<(), OperationError> {
+    let removing =
+        |source: Box<dyn std::error::Error + Send + Sync>| OperationError::system("removing", path, source);
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() && recorded == Some(&FileIdentity::of(&metadata)) => {
+            let file = open_foreign(path).map_err(|error| removing(error.into()))?;
+            let opened = file.metadata().map_err(|error| removing(error.into()))?;
+            if recorded == Some(&FileIdentity::of(&opened)) {
+                placed_file::clear_immutable(file.as_fd()).map_err(|error| removing(error.into()))?;
+                match fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(removing(error.into()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(removing(error.into())),
+        _ => {}
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn placed(path: &Path, file: Option<&Path>) -> Placed {
         let file = file.map(|file| FileIdentity::of(&fs::metadata(file).unwrap()));
-        Placed { path: path.to_owned(), file, tmpfs: None, room: 0, directory_created: false }
+        Placed {
+            path: path.to_owned(),
+            file,
+            tmpfs: None,
+            room: 0,
+            directory_created: false,
+            beside: Vec::new(),
+        }
     }
 
     #[test]

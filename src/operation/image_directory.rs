@@ -110,6 +110,7 @@ fn prepare_on_disk(
         tmpfs: None,
         room: 0,
         directory_created,
+        beside: Vec::new(),
     };
     reservation.will_place(placed(absent))?;
     fault::point("pull:recorded")?;
@@ -157,8 +158,14 @@ fn prepare_in_memory(
     let free = absent || is_free(directory)?;
     let sharing = sharing(&store, reservation.reference(), directory)?;
     let ours = !free && !sharing.is_empty();
-    let foreign =
-        Placed { path: target.to_owned(), file: None, tmpfs: None, room: 0, directory_created: false };
+    let foreign = Placed {
+        path: target.to_owned(),
+        file: None,
+        tmpfs: None,
+        room: 0,
+        directory_created: false,
+        beside: Vec::new(),
+    };
     let own = Placed {
         tmpfs: Some(directory.to_owned()),
         room: room.bytes(),

@@ -107,6 +107,11 @@ impl ImageFile {
         Self { companions, ..self }
     }
 
+    /// What lies beside it.
+    pub(super) fn into_companions(self) -> Companions {
+        self.companions
+    }
+
     /// An image in a file that is open already, called `name`.
     #[must_use]
     pub fn from_file(file: File, name: &str, size: ByteLength) -> Self {

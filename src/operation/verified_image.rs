@@ -105,6 +105,11 @@ impl VerifiedImage {
         self.image.download.as_ref()
     }
 
+    /// What lies beside it, and was verified with it as far as it counts.
+    pub(super) fn into_companions(self) -> Companions {
+        self.image.image.into_companions()
+    }
+
     /// The image, to be read once more.
     pub(super) const fn image(&self) -> &ImageFile {
         &self.image.image

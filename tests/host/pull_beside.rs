@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::attach::Attached;
 use crate::beside::Beside;
-use crate::harness::{HostTest, Need, ddictl};
+use crate::harness::{HostTest, MachineState, Need, ddictl};
 use crate::http_server::{Answer, HttpServer};
 use crate::pull::{Images, Place, refused, talk};
 use crate::repart::succeed;
@@ -46,6 +46,16 @@ pub(crate) const TESTS: &[HostTest] = &[
         name: "pull_beside::what_is_demanded_or_listed_must_be_there",
         needs: NEEDS,
         run: what_is_demanded_or_listed_must_be_there,
+    },
+    HostTest {
+        name: "pull_beside::what_lies_beside_a_file_is_placed_beside_it",
+        needs: NEEDS,
+        run: what_lies_beside_a_file_is_placed_beside_it,
+    },
+    HostTest {
+        name: "pull_beside::settings_come_where_somebody_vouches_for_them",
+        needs: NEEDS,
+        run: settings_come_where_somebody_vouches_for_them,
     },
 ];
 
@@ -245,4 +255,106 @@ fn what_is_demanded_or_listed_must_be_there() {
         let mut command = pull(&beside, &server.url("/under-test.raw"), &place, &["--verify=checksum"]);
         refused(&mut command, 3, words);
     }
+}
+
+/// The same without devices.
+fn place(beside: &Beside, url: &str, place: &Place, arguments: &[&str]) -> Command {
+    let with_devices = pull(beside, url, place, arguments);
+    let mut command = ddictl();
+    command.args(with_devices.get_args().filter(|argument| *argument != "--attach"));
+    for (name, _) in with_devices.get_envs() {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn names(place: &Place) -> Vec<String> {
+    let entries = fs::read_dir(place.path()).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn what_lies_beside_a_file_is_placed_beside_it() {
+    let (beside, directory) = (Beside::new(), Place::new());
+    let files = files_of(&beside);
+    let server = serve(&files);
+    let url = server.url("/under-test.raw");
+    let all = ["pulled.raw", "pulled.roothash", "pulled.roothash.p7s", "pulled.verity"];
+    for arguments in [&["--class=sysext"][..], &["--class=sysext", "--runtime=yes"]] {
+        let before = MachineState::now();
+        succeed(&mut place(&beside, &url, &directory, arguments));
+        assert_eq!(names(&directory), all, "{arguments:?}");
+        for name in all {
+            let placed = fs::read(directory.path().join(name)).unwrap();
+            assert!(placed == *files[&format!("/under-test{}", &name["pulled".len()..])], "{name}");
+        }
+        // By itself and what lies beside it the file is as good as the image was.
+        let certificate = format!("--certificate={}", beside.path("k.crt").display());
+        succeed(
+            ddictl()
+                .args(["--quiet", "verify", "--image-policy=@verified-extension", &certificate])
+                .arg(directory.path().join("pulled.raw")),
+        );
+        if arguments.contains(&"--runtime=yes") {
+            succeed(ddictl().args(["detach", "pulled.sysext.raw"]));
+        } else {
+            refused(&mut place(&beside, &url, &directory, arguments), 1, "it is there already");
+            // What lies there would count for another image.
+            fs::remove_file(directory.path().join("pulled.raw")).unwrap();
+            refused(&mut place(&beside, &url, &directory, arguments), 1, "it would count for the image");
+            assert_eq!(names(&directory), all[1..]);
+            fs::remove_dir_all(directory.path()).unwrap();
+        }
+        assert!(directory.is_gone());
+        assert_eq!(before.difference(&MachineState::now()), None, "{arguments:?}");
+    }
+    // Several files are not replaced in one step.
+    refused(&mut place(&beside, &url, &directory, &["--force"]), 1, "--sidecars=no");
+    for (what, files) in [
+        ("data", flipped(&files, "/under-test.raw", files["/under-test.raw"].len() - 1)),
+        ("tree", flipped(&files, "/under-test.verity", files["/under-test.verity"].len() - 1)),
+    ] {
+        let server = serve(&files);
+        let mut command = place(&beside, &server.url("/under-test.raw"), &directory, &["--class=sysext"]);
+        refused(&mut command, 3, "DDI031");
+        assert!(directory.is_gone(), "{what}");
+    }
+    // A step that fails takes them all along.
+    for fault in ["error", "sigterm", "sigkill"] {
+        for point in ["pull:beside-linked", "pull:linked"] {
+            let before = MachineState::now();
+            let mut command = place(&beside, &url, &directory, &["--class=sysext"]);
+            let output = command.env("DDICTL_FAULT", format!("{point}={fault}")).output().unwrap();
+            assert!(!output.status.success(), "{point}={fault}");
+            succeed(ddictl().args(["detach", "--stale"]));
+            assert!(directory.is_gone(), "{point}={fault}");
+            assert_eq!(before.difference(&MachineState::now()), None, "{point}={fault}");
+        }
+    }
+}
+
+fn settings_come_where_somebody_vouches_for_them() {
+    let (beside, directory) = (Beside::new(), Place::new());
+    let mut files = files_of(&beside);
+    files.insert("/under-test.nspawn".to_owned(), b"[Exec]\nBoot=yes\n".as_slice().into());
+    let server = serve(&files);
+    let url = server.url("/under-test.raw");
+    let digest = data_encoding::HEXLOWER.encode(&openssl::sha::sha256(&files["/under-test.raw"]));
+    let pinned = format!("--verify={digest}");
+    // A pin says nothing of other files, and nobody else does.
+    for (arguments, expected) in
+        [(&["--sidecars=no"][..], false), (&["--sidecars=auto"], false), (&["--sidecars=nspawn"], true)]
+    {
+        succeed(&mut place(&beside, &url, &directory, arguments));
+        assert_eq!(names(&directory).contains(&"pulled.nspawn".to_owned()), expected, "{arguments:?}");
+        fs::remove_dir_all(directory.path()).unwrap();
+    }
+    for other in ["--class=sysext", "--attach"] {
+        let mut command = place(&beside, &url, &directory, &["--sidecars=nspawn"]);
+        refused(command.arg(other), 2, "systemd-nspawn");
+    }
+    succeed(&mut place(&beside, &url, &directory, &[&pinned, "--sidecars=auto"]));
+    assert!(names(&directory).contains(&"pulled.raw".to_owned()));
 }

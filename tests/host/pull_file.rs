@@ -108,7 +108,16 @@ fn without_a_policy_it_is_placed_as_it_came_and_says_so() {
     let digest = openssl::sha::sha256(&images.unsigned);
     let verify = format!("--verify={}", data_encoding::HEXLOWER.encode(&digest));
     let mut command = ddictl();
-    command.args(["pull", "raw", &server.url("/x.raw"), "other", &verify, &place.option(), "--read-only"]);
+    command.args([
+        "pull",
+        "raw",
+        &server.url("/x.raw"),
+        "other",
+        &verify,
+        &place.option(),
+        "--read-only",
+        "--sidecars=no",
+    ]);
     let output = without_proxies(&mut command).output().unwrap();
     assert!(
         output.status.success() && talk(&output).contains("the download is authentic"),
@@ -138,6 +147,7 @@ fn under_a_policy_what_is_not_planned_is_gone() {
             "image",
             "--verify=no",
             "--class=sysext",
+            "--sidecars=no",
             "--json=short",
         ]);
         command.args([&certificate, &place.option()]);

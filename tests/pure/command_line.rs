@@ -436,7 +436,10 @@ fn pull_asks_for_what_is_not_there_yet_and_never_falls_back_to_no() {
         (format!("pull raw {url} --attach --verify=no --runtime=no"), &["leave out --runtime=no"]),
         (format!("pull raw {url} --attach --verify=no --force"), &["leave out --force"]),
         (format!("pull tar {url} --verify=no --force"), &["leave out --force"]),
-        (format!("pull raw {url} --verify=no --sidecars=roothash"), &["leave out --sidecars="]),
+        (
+            format!("pull raw {url} --verify=no --class=sysext --sidecars=nspawn"),
+            &["leave 'nspawn' out of --sidecars="],
+        ),
         (format!("pull raw {url} .name --verify=no"), &[".name", "without a dot"]),
         ("pull raw ftp://127.0.0.1/image.raw --attach --verify=no".to_owned(), &["ftp"]),
         ("pull raw file:passwd --attach --verify=no".to_owned(), &["file:passwd"]),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::kernel::device_number::DeviceNumber;
 use crate::operation::error::OperationError;
-use crate::operation::record::{FileIdentity, ImageIdentity, Record, RecordedTree, State};
+use crate::operation::record::{FileIdentity, ImageIdentity, PlacedBeside, Record, RecordedTree, State};
 
 use super::Reservation;
 
@@ -49,7 +49,7 @@ impl Reservation {
     }
 
     /// Records what came of a download that is placed as a file: the digest of the download, the policy that was
-    /// applied, and which file that is. Its first name is `first`.
+    /// applied, which file that is, and which lie beside it. Its first name is `first`.
     ///
     /// # Errors
     /// [`OperationError::System`] where the record cannot be written.
@@ -57,6 +57,7 @@ impl Reservation {
         &mut self,
         file: &std::fs::Metadata,
         first: PathBuf,
+        beside: Vec<PlacedBeside>,
         digest: Option<String>,
         policy: String,
     ) -> Result<(), OperationError> {
@@ -70,6 +71,7 @@ impl Reservation {
         if let Some(placed) = &mut self.record.placed {
             placed.path = first;
             placed.file = Some(FileIdentity::of(file));
+            placed.beside = beside;
         }
         self.store.write(&self.record)
     }

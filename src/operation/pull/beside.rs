@@ -38,6 +38,8 @@ pub struct Sidecars {
     pub choice: CompanionChoice,
     /// Files of this machine, each in place of the server's.
     pub named: Vec<(CompanionKind, NamedCompanion)>,
+    /// Whether settings for systemd-nspawn are taken, too: where they are demanded, or somebody vouches for them.
+    pub settings: bool,
 }
 
 /// Fetches or opens what lies beside the image. None of it can change after that.
@@ -51,7 +53,7 @@ pub(super) fn companions(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Companions, OperationError> {
-    let Sidecars { choice, named } = &request.sidecars;
+    let Sidecars { choice, named, settings } = &request.sidecars;
     if let (Origin::Stream(_), CompanionChoice::Required(demanded)) = (&request.url, choice)
         && !demanded.is_empty()
     {
@@ -60,7 +62,11 @@ pub(super) fn companions(
     }
     let files = FilesBeside { client, image: &request.url, observer, cancel };
     let is_named = |kind: &CompanionKind| named.iter().any(|(of, _)| of == kind);
-    let kinds: Vec<CompanionKind> = KINDS.into_iter().filter(|kind| !is_named(kind)).collect();
+    let mut kinds: Vec<CompanionKind> = KINDS.into_iter().filter(|kind| !is_named(kind)).collect();
+    let are_vouched_for = verification.expected().vouched_by().is_some();
+    if *settings && (are_vouched_for || *choice != CompanionChoice::Automatic) {
+        kinds.push(CompanionKind::Settings);
+    }
     let room = available_memory().map_err(|source| {
         OperationError::system("making room for the files beside", request.url.to_string(), source)
     })?;

@@ -3,7 +3,7 @@
 //!
 //! They choose among the partitions of an image by rules of their own. So where there is a policy, what lies there in
 //! the end holds the planned partitions and nothing else, and has no name before every byte of them was verified.
-//! What lies beside an image on a server is left there, and does not count: it would have to lie beside the file as well.
+//! What lies beside an image counts as it does where an image is attached, and is placed beside the file.
 //! Without a policy it is the download as it came, decompressed, and somebody may vouch for that as a whole.
 
 use std::ffi::{OsStr, OsString};
@@ -12,6 +12,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::format::companion::CompanionKind;
 use crate::format::image_class::ImageClass;
 use crate::format::units::ByteLength;
 use crate::image::plan::{Access, ActivationPlan};
@@ -20,22 +21,23 @@ use crate::image::reduction::Reduction;
 use crate::kernel::placed_file::{CompleteFile, clear_extent};
 use crate::operation::activate::Reservation;
 use crate::operation::cancel::Cancel;
+use crate::operation::companions::{CompanionContent, Companions};
 use crate::operation::detach::reap;
 use crate::operation::error::OperationError;
 use crate::operation::fault;
 use crate::operation::image_directory::Medium;
 use crate::operation::observer::Observer;
-use crate::operation::record::{Owner, Record, RecordStore};
+use crate::operation::record::{FileIdentity, Owner, PlacedBeside, Record, RecordStore};
 use crate::operation::source::ImageFile;
 use crate::operation::tree::file_name;
 use crate::operation::trust_store::TrustStore;
 use crate::operation::verified_image::{ImmutableImage, VerifiedImage, look, plan_in};
 use crate::trust::download::CheckedDownload;
 
+use super::beside::WithCompanions;
 use super::cached::Cached;
 use super::name::{expect_plain_name, reference_of_file};
 use super::stream::Arrived;
-use super::verification::Verification;
 use super::{Destination, Fetched, Prepared, PullRequest, fetch, with_cache};
 
 /// An image that is to be placed as a file.
@@ -70,19 +72,32 @@ pub fn pull_file(
     reap(observer)?;
     let target = directory.path.join(format!("{}.raw", pull.name));
     refuse_taken(&target, request.replace)?;
+    for kind in CompanionKind::ALL {
+        let path = beside(&target, &pull.name, kind);
+        if path.symlink_metadata().is_ok() {
+            let problem =
+                "it would count for the image that is placed beside it: remove it, or choose another NAME";
+            return Err(OperationError::state("placing an image beside", path.display(), problem));
+        }
+    }
     let destination = Destination { reference: &reference, directory: &directory, target: &target };
     let attempt = |prepared: Prepared, cached: Option<&Cached>| {
+        if request.replace && prepared.companions.iter().next().is_some() {
+            let problem = "files lie beside the new one, and several cannot be replaced in one step: remove the old one, \
+                           or leave them aside with --sidecars=no";
+            return Err(OperationError::state("replacing", target.display(), problem));
+        }
         let Fetched { mut reservation, image } =
             fetch(pull, policy.as_ref(), &prepared, cached, &destination, trust, observer, cancel)?;
         let work = Placing { request, target: &target, trust, observer, cancel };
-        let placed = image.and_then(|arrived| work.place(arrived, &prepared.verification, &mut reservation));
+        let placed = image.and_then(|arrived| work.place(arrived, prepared, &mut reservation));
         match (placed, directory.medium) {
             (Ok(()), Medium::Memory) => reservation.keep_placed(),
             (Ok(()), Medium::Disk) => reservation.leave_placed(),
             (Err(cause), _) => Err(reservation.undo(cause)),
         }
     };
-    let prepare = || Prepared::new(pull, policy.as_ref(), false, trust, observer, cancel);
+    let prepare = || Prepared::new(pull, policy.as_ref(), trust, observer, cancel);
     with_cache(prepare, attempt, observer)
 }
 
@@ -132,14 +147,15 @@ impl Placing<'_> {
     fn place(
         &self,
         arrived: Arrived,
-        verification: &Verification,
+        prepared: Prepared,
         reservation: &mut Reservation,
     ) -> Result<(), OperationError> {
+        let Prepared { verification, mut companions, .. } = prepared;
         let Arrived { file, size, digest, leaves, .. } = arrived;
         let download = verification.check(digest)?;
         self.tell(download.as_ref());
         let judged = match &self.request.policy {
-            Some(policy) => Some(self.judge(file.file(), size, download.as_ref(), policy)?),
+            Some(policy) => Some(self.judge(file.file(), size, &companions, download.as_ref(), policy)?),
             None => None,
         };
         let size =
@@ -151,14 +167,16 @@ impl Placing<'_> {
         let mut applied = "*".to_owned();
         if let Some(judged) = judged {
             let bytes = complete.file().try_clone().map_err(|source| self.placing(source))?;
-            let image = ImmutableImage::new(bytes, &source, size, download);
+            let image = ImmutableImage::new(bytes, &source, size, download).with_companions(companions);
             let Self { trust, observer, cancel, .. } = *self;
             let verified = VerifiedImage::verify(image, leaves, trust, judged.policy, observer, cancel)?;
             self.compare(&judged, &verified)?;
             applied.clone_from(&verified.plan().policy);
+            companions = verified.into_companions();
         }
         fault::point("pull:verified")?;
-        self.name(&complete, digest, applied, reservation)
+        let beside = self.write_beside(&complete, &companions, permissions)?;
+        self.name(&complete, &beside, digest, applied, reservation)
     }
 
     /// Says what the download as a whole is worth.
@@ -184,12 +202,14 @@ impl Placing<'_> {
         &self,
         file: &File,
         size: ByteLength,
+        companions: &Companions,
         download: Option<&CheckedDownload>,
         policy: &'p RequestedPolicy,
     ) -> Result<Judged<'p>, OperationError> {
         let name = self.request.pull.url.to_string();
         let clone = file.try_clone().map_err(|source| self.placing(source))?;
         let image = ImageFile::from_file(clone, &name, size);
+        let image = WithCompanions { image: &image, companions };
         let download = download.and_then(CheckedDownload::verified);
         let plan = plan_in(&image, self.trust, download, policy, Access::ReadOnly, self.cancel)?;
         let (dissection, _) = look(&image, self.trust, download, self.cancel)?;
@@ -224,17 +244,50 @@ impl Placing<'_> {
         Ok(())
     }
 
+    /// Writes what lies beside the image to files without names.
+    fn write_beside(
+        &self,
+        complete: &CompleteFile,
+        companions: &Companions,
+        permissions: u32,
+    ) -> Result<Vec<(PathBuf, CompleteFile)>, OperationError> {
+        let mut written = Vec::new();
+        for companion in companions.iter() {
+            let path = beside(self.target, &self.request.pull.name, companion.kind);
+            let writing = |source: Box<dyn std::error::Error + Send + Sync>| {
+                OperationError::system("writing", &path, source)
+            };
+            let file = complete.create_beside().map_err(|source| writing(source.into()))?;
+            copy(&companion.content, file.file()).map_err(|source| writing(source.into()))?;
+            let file = file.complete(permissions).map_err(|source| writing(source.into()))?;
+            written.push((path, file));
+        }
+        Ok(written)
+    }
+
     /// Gives the file its name, in the place of another one if that is wanted.
     fn name(
         &self,
         complete: &CompleteFile,
+        beside: &[(PathBuf, CompleteFile)],
         digest: Option<String>,
         policy: String,
         reservation: &mut Reservation,
     ) -> Result<(), OperationError> {
         let metadata = complete.file().metadata().map_err(|source| self.placing(source))?;
         let first = if self.request.replace { self.hidden()? } else { self.target.to_owned() };
-        reservation.will_name_file(&metadata, first.clone(), digest, policy)?;
+        let mut recorded = Vec::new();
+        for (path, file) in beside {
+            let file = file.file().metadata().map_err(|source| self.placing(source))?;
+            recorded.push(PlacedBeside { path: path.clone(), file: FileIdentity::of(&file) });
+        }
+        reservation.will_name_file(&metadata, first.clone(), recorded, digest, policy)?;
+        // The image last: whoever sees it sees what lies beside it.
+        for (path, file) in beside {
+            file.link_as(file_name(path)).map_err(|source| self.placing(source))?;
+            fault::point("pull:beside-linked")?;
+        }
+        self.cancel.check()?;
         complete.link_as(file_name(&first)).map_err(|source| self.placing(source))?;
         fault::point("pull:linked")?;
         self.cancel.check()?;
@@ -261,6 +314,29 @@ impl Placing<'_> {
     fn placing(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> OperationError {
         OperationError::system("placing the image as", self.target, source)
     }
+}
+
+/// Where what is of this kind lies beside the image `name` that is placed as `target`.
+fn beside(target: &Path, name: &str, kind: CompanionKind) -> PathBuf {
+    target.with_file_name(format!("{name}{}", kind.suffix()))
+}
+
+/// Writes all of it to a fresh file.
+fn copy(content: &CompanionContent, to: &File) -> io::Result<()> {
+    let (file, size) = match content {
+        CompanionContent::Bytes(bytes) => return to.write_all_at(bytes, 0),
+        CompanionContent::File { file, size } => (file, size.bytes()),
+    };
+    let mut buffer = vec![0; 1 << 20];
+    let mut offset = 0_u64;
+    while let Some(left) = size.checked_sub(offset).filter(|left| *left > 0) {
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let piece = buffer.get_mut(..length).unwrap_or_default();
+        file.read_exact_at(piece, offset)?;
+        to.write_all_at(piece, offset)?;
+        offset = offset.saturating_add(ByteLength::of(piece).bytes());
+    }
+    Ok(())
 }
 
 /// Clears what does not stay of an image of `size` bytes, and writes the new table.

@@ -157,7 +157,7 @@ pub fn pull(
     let attempt = |prepared: Prepared, cached: Option<&Cached>| {
         attach(request, prepared, cached, &destination, trust, observer, cancel)
     };
-    let prepare = || Prepared::new(request, Some(&request.policy), true, trust, observer, cancel);
+    let prepare = || Prepared::new(request, Some(&request.policy), trust, observer, cancel);
     with_cache(prepare, attempt, observer)
 }
 
@@ -217,22 +217,18 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// Asks for what lies beside the image, if that counts, and brings the image into the cache, if there is one, unless
+    /// Asks for what lies beside the image, and brings the image into the cache, if there is one, unless
     /// a look at it tells that the policy would refuse it.
     fn new(
         request: &PullRequest,
         policy: Option<&RequestedPolicy>,
-        with_companions: bool,
         trust: &TrustStore,
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<(Self, Option<Cached>), OperationError> {
         let client = client(request, cancel);
         let verification = prepare(request, &client, trust, observer, cancel)?;
-        let companions = match with_companions {
-            true => beside::companions(request, &client, &verification, observer, cancel)?,
-            false => Companions::none(),
-        };
+        let companions = beside::companions(request, &client, &verification, observer, cancel)?;
         let prepared = Self { client, verification, companions };
         let cached = match &request.cache {
             Some(cache) => through_cache(cache, request, policy, &prepared, trust, observer, cancel)?,

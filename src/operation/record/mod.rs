@@ -152,6 +152,18 @@ pub struct Placed {
     pub room: u64,
     /// Whether that directory was made for it.
     pub directory_created: bool,
+    /// What was placed beside it, and goes with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<PlacedBeside>,
+}
+
+/// A file beside one that was placed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedBeside {
+    /// The file.
+    pub path: PathBuf,
+    /// Which file that is. Whatever else has the name is not ours to remove.
+    pub file: FileIdentity,
 }
 
 /// One file among all.
