@@ -357,7 +357,14 @@ fn an_archive_that_does_not_fit_leaves_nothing() {
     let server = serve(&archive, Box::new(|_, _, good| good));
     let enough = Tmpfs::new("1m");
     let mut command = ddictl();
-    command.args(["pull", "tar", &server.url("/tree.tar"), "tree-under-test", "--verify=no"]);
+    command.args([
+        "pull",
+        "tar",
+        &server.url("/tree.tar"),
+        "tree-under-test",
+        "--verify=no",
+        "--runtime=yes",
+    ]);
     succeed(command.arg(enough.option()));
     detach("tree-under-test");
 }

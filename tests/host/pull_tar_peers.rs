@@ -48,7 +48,7 @@ pub(crate) const TESTS: &[HostTest] = &[
 
 fn pull(origin: &str, more: &[&str]) -> Command {
     let mut command = ddictl();
-    command.args(["pull", "tar", origin, "tree-under-test"]).args(more);
+    command.args(["pull", "tar", origin, "tree-under-test", "--runtime=yes"]).args(more);
     for variable in ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
         command.env_remove(variable);
     }
