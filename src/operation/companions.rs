@@ -131,6 +131,15 @@ impl Companions {
         self.files.push(companion);
     }
 
+    /// How many bytes all of them have.
+    pub(super) fn size(&self) -> ByteLength {
+        let size = |companion: &Companion| match &companion.content {
+            CompanionContent::Bytes(bytes) => ByteLength::of(bytes).bytes(),
+            CompanionContent::File { size, .. } => size.bytes(),
+        };
+        ByteLength::new(self.files.iter().fold(0, |sum, companion| sum.saturating_add(size(companion))))
+    }
+
     /// The file of this kind.
     #[must_use]
     pub fn get(&self, kind: CompanionKind) -> Option<&Companion> {

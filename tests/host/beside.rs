@@ -96,11 +96,16 @@ impl Beside {
 
     /// The file system that `make` makes as `under-test.raw` in a directory. Other tools make the rest.
     pub(crate) fn of(make: impl FnOnce(&Path)) -> Self {
+        Self::with_options(&[], make)
+    }
+
+    /// The same with these options of veritysetup.
+    pub(crate) fn with_options(options: &[&str], make: impl FnOnce(&Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         make(path);
         let format = ["format", "under-test.raw", "under-test.verity"];
-        let told = succeed(Command::new("veritysetup").args(format).current_dir(path));
+        let told = succeed(Command::new("veritysetup").args(format).args(options).current_dir(path));
         let line = told.lines().find_map(|line| line.strip_prefix("Root hash:")).unwrap();
         fs::write(path.join("under-test.roothash"), line.trim()).unwrap();
         let key = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3", "-subj", "/CN=beside test"];

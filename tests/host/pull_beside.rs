@@ -53,6 +53,11 @@ pub(crate) const TESTS: &[HostTest] = &[
         run: what_lies_beside_a_file_is_placed_beside_it,
     },
     HostTest {
+        name: "pull_beside::a_large_hash_tree_has_its_room_in_memory",
+        needs: NEEDS,
+        run: a_large_hash_tree_has_its_room_in_memory,
+    },
+    HostTest {
         name: "pull_beside::settings_come_where_somebody_vouches_for_them",
         needs: NEEDS,
         run: settings_come_where_somebody_vouches_for_them,
@@ -333,6 +338,27 @@ fn what_lies_beside_a_file_is_placed_beside_it() {
             assert_eq!(before.difference(&MachineState::now()), None, "{point}={fault}");
         }
     }
+}
+
+fn a_large_hash_tree_has_its_room_in_memory() {
+    let blocks = ["--data-block-size=512", "--hash-block-size=512"];
+    let beside = Beside::with_options(&blocks, |directory| {
+        // What does not compress, and has a tree that is larger than what a tmpfs has to spare.
+        let noise: Vec<u8> =
+            (0..8_000_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        fs::create_dir(directory.join("tree")).unwrap();
+        fs::write(directory.join("tree/noise"), noise).unwrap();
+        let arguments = ["tree", "under-test.raw", "-noappend", "-quiet", "-no-progress", "-noD"];
+        succeed(Command::new("mksquashfs").args(arguments).current_dir(directory));
+    });
+    let tree = fs::metadata(beside.path("under-test.verity")).unwrap().len();
+    assert!(tree > 2 << 20, "{tree}");
+    let (server, directory) = (serve(&files_of(&beside)), Place::new());
+    let url = server.url("/under-test.raw");
+    succeed(&mut place(&beside, &url, &directory, &["--class=sysext", "--runtime=yes"]));
+    assert_eq!(fs::metadata(directory.path().join("pulled.verity")).unwrap().len(), tree);
+    succeed(ddictl().args(["detach", "pulled.sysext.raw"]));
+    assert!(directory.is_gone());
 }
 
 fn settings_come_where_somebody_vouches_for_them() {

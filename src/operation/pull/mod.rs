@@ -272,8 +272,11 @@ fn fetch(
     cancel: &Cancel,
 ) -> Result<Fetched, OperationError> {
     let Destination { reference, directory, target } = *destination;
-    let Prepared { client, verification, .. } = prepared;
+    let Prepared { client, verification, companions } = prepared;
     let url = &request.url;
+    // What lies beside the image needs room, too, be it beside the file or in memory of its own.
+    let with_companions =
+        |size: ByteLength| ByteLength::new(size.bytes().saturating_add(companions.size().bytes()));
     let origin = cached.map_or(url, |cached| &cached.origin);
     let (size, mut hints) = match policy {
         Some(policy) => preflight(prepared, origin, policy, trust, observer, cancel)?,
@@ -291,6 +294,7 @@ fn fetch(
     let mut reservation = Reservation::make(reference, &url.without_secrets())?;
     let name = target.file_name().unwrap_or_default();
     let received = receive(&mut download, name, &hints, url, observer, |needed| {
+        let needed = needed.map(with_companions);
         let room = room_for(directory, needed, url)?;
         let root = image_directory::prepare(directory, target, room, needed, &mut reservation)?;
         Ok(Place { root, room })
