@@ -17,6 +17,11 @@ use crate::repart::succeed;
 /// The tests of this file.
 pub(crate) const TESTS: &[HostTest] = &[
     HostTest {
+        name: "pull_sources::what_cannot_be_looked_at_cannot_be_planned",
+        needs: &[Need::Root],
+        run: what_cannot_be_looked_at_cannot_be_planned,
+    },
+    HostTest {
         name: "pull_sources::an_image_in_a_file_is_pulled_as_one_on_a_server",
         needs: PULL,
         run: an_image_in_a_file_is_pulled_as_one_on_a_server,
@@ -163,6 +168,22 @@ fn a_tar_comes_from_a_file_and_through_a_pipe() {
     assert_eq!(output.status.code(), Some(3), "{}", talk(&output));
     assert!(talk(&output).contains("another download than expected"), "{}", talk(&output));
     assert!(place.is_gone());
+}
+
+fn what_cannot_be_looked_at_cannot_be_planned() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, beginning) in [
+        ("gzip", &b"\x1f\x8b\x08\0"[..]),
+        ("xz", b"\xfd7zXZ\0"),
+        ("zstd", b"\x28\xb5\x2f\xfd"),
+        ("qcow2", b"QFI\xfb\0\0\0\x03"),
+    ] {
+        let file = directory.path().join(name);
+        fs::write(&file, [beginning, &[0; 4096]].concat()).unwrap();
+        let mut command = ddictl();
+        command.args(["pull", "raw", &url(&file), "image", "--attach", "--verify=no", "--dry-run"]);
+        refused(&mut command, 1, &format!("found {name}: what is in it shows only when it has come"));
+    }
 }
 
 fn sums_lie_beside_a_file_and_not_beside_a_pipe() {

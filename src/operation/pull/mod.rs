@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::fetch::client::HttpClient;
 use crate::fetch::download::Download as Transfer;
 use crate::fetch::origin::Origin;
+use crate::format::compression::Encoding;
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::ByteLength;
 use crate::format::verification_mode::VerificationMode;
@@ -55,7 +56,7 @@ use convert::to_raw;
 use download::{Download, tell};
 use name::expect_plain_name;
 use place::verify_and_link;
-use remote::{client, fetching, look, look_at_raw};
+use remote::{client, encoding, fetching, look, look_at_raw};
 use room::room_for;
 use stream::{Arrived, Place, receive};
 use verification::{FilesBeside, Verification};
@@ -117,6 +118,13 @@ pub fn plan_pull(
     let verification = prepare(request, &client, trust, observer, cancel)?;
     let companions = beside::companions(request, &client, &verification, observer, cancel)?;
     let source = look(&client, &request.url, request.patience.retries, observer, cancel)?;
+    let found = encoding(&*source)?;
+    if found != Encoding::Raw {
+        let problem = format!(
+            "expected a raw image, found {found}: what is in it shows only when it has come: leave out --dry-run"
+        );
+        return Err(OperationError::state("planning the pull of", &request.url, problem));
+    }
     let source = WithCompanions { image: &*source, companions: &companions };
     let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel);
     if matches!(plan, Err(OperationError::Refused { .. })) && verification.expected().vouched_by().is_some() {

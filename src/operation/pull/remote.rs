@@ -80,9 +80,14 @@ pub(super) fn look_at_raw<'a>(
     cancel: &Cancel,
 ) -> Option<Box<dyn ImageSource + 'a>> {
     let source = look(client, origin, 0, observer, cancel).ok()?;
-    let beginning = ByteLength::new(u64::try_from(BEGINNING).ok()?.min(source.size().bytes()));
-    let bytes = source.read(&[Extent::from_beginning(beginning)]).ok()?;
-    (Encoding::recognise(bytes.first()?) == Encoding::Raw).then_some(source)
+    (encoding(&*source).ok()? == Encoding::Raw).then_some(source)
+}
+
+/// What an image that can be looked at is, by its first bytes.
+pub(super) fn encoding(source: &dyn ImageSource) -> Result<Encoding, OperationError> {
+    let beginning = ByteLength::new(u64::try_from(BEGINNING).unwrap_or_default().min(source.size().bytes()));
+    let bytes = source.read(&[Extent::from_beginning(beginning)])?;
+    Ok(Encoding::recognise(bytes.first().map(Vec::as_slice).unwrap_or_default()))
 }
 
 /// An image on a server that answers requests for parts.
