@@ -177,9 +177,8 @@ fn sidecars(text: &str) -> Result<CompanionChoice, String> {
         "auto" => Ok(CompanionChoice::Automatic),
         "no" => Ok(CompanionChoice::None),
         list => {
-            let kinds = list.split(',').map(|word| match word.parse() {
-                Ok(kind) => Ok(kind),
-                Err(error) => Err(format!("expected 'auto', 'no' or a list: {error}")),
+            let kinds = list.split(',').map(|word| {
+                word.parse().map_err(|error| format!("expected 'auto', 'no' or a list: {error}"))
             });
             kinds.collect::<Result<_, _>>().map(CompanionChoice::Required)
         }

@@ -6,7 +6,7 @@ use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, HeaderMap, LAST_M
 
 use crate::format::http_header::{ContentRange, is_settled, is_strong_entity_tag};
 use crate::format::multipart::{MAXIMUM_HEADERS, is_multipart, parts};
-use crate::format::units::{ByteLength, ByteOffset, Extent};
+use crate::format::units::{ByteLength, ByteOffset, Extent, merged};
 
 use super::client::{Answer, Asked, HttpClient, shown};
 use super::error::FetchError;
@@ -16,7 +16,7 @@ use super::url::ImageUrl;
 
 mod pieces;
 
-use pieces::{Piece, Pieces, merged, total_length};
+use pieces::{Piece, Pieces, total_length};
 
 /// How much the first request asks for: a partition table with its usual 128 entries, for whatever size of sectors.
 pub const FIRST_READ: ByteLength = ByteLength::new(24 * 1024);

@@ -48,6 +48,10 @@ impl CompanionKind {
         Self::Verity,
     ];
 
+    /// Those that protect an image, the small ones first: all but the settings for systemd-nspawn.
+    pub const PROTECTING: [Self; 5] =
+        [Self::RootHash, Self::RootHashSignature, Self::UsrHash, Self::UsrHashSignature, Self::Verity];
+
     /// What its name ends in, behind the name of the image, with the dot.
     #[must_use]
     pub const fn suffix(self) -> &'static str {

@@ -256,6 +256,28 @@ impl fmt::Display for PartitionNumber {
     }
 }
 
+/// `extents` in order, those that overlap or are at most `most` apart made one.
+#[must_use]
+pub fn merged(mut extents: Vec<Extent>, most: ByteLength) -> Vec<Extent> {
+    extents.sort_unstable();
+    let mut merged: Vec<Extent> = Vec::with_capacity(extents.len());
+    for extent in extents {
+        if let Some(last) = merged.last_mut() {
+            let gap = extent.start().bytes().saturating_sub(last.end().bytes());
+            let end = last.end().max(extent.end());
+            let length = end.checked_distance_from(last.start());
+            if gap <= most.bytes()
+                && let Some(joined) = length.and_then(|length| Extent::new(last.start(), length))
+            {
+                *last = joined;
+                continue;
+            }
+        }
+        merged.push(extent);
+    }
+    merged
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,5 +312,19 @@ mod tests {
         for bytes in [0, 256, 513, 8192, u32::MAX] {
             assert_eq!(SectorSize::new(bytes), None);
         }
+    }
+
+    #[test]
+    fn near_extents_become_one_and_far_ones_do_not() {
+        let extents = vec![extent(100, 10), extent(0, 50), extent(115, 1), extent(40, 5), extent(121, 1)];
+        let most = ByteLength::new(5);
+        assert_eq!(merged(extents, most), [extent(0, 50), extent(100, 22)]);
+        assert_eq!(merged(vec![extent(0, 1), extent(7, 1)], most), [extent(0, 1), extent(7, 1)]);
+    }
+
+    #[test]
+    fn overlapping_and_touching_extents_become_one() {
+        let extents = vec![extent(10, 5), extent(0, 4), extent(15, 1), extent(12, 1), extent(2, 3)];
+        assert_eq!(merged(extents, ByteLength::ZERO), [extent(0, 5), extent(10, 6)]);
     }
 }

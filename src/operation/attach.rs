@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::format::loop_reference::LoopReference;
-use crate::format::units::{ByteLength, ByteOffset, Extent};
+use crate::format::units::{ByteLength, ByteOffset, Extent, merged};
 use crate::image::dissection::TreePlace;
 use crate::image::plan::{Access, ActivationPlan};
 use crate::image::presets::RequestedPolicy;
@@ -168,7 +168,7 @@ fn copy_into_memory(
         extents.push(device.extent);
         extents.extend(device.verity.as_ref().and_then(|verity| verity.set.tree_in_image()));
     }
-    let extents = merged(extents);
+    let extents = merged(extents, ByteLength::ZERO);
     let length = extents.iter().map(|extent| extent.length().bytes()).sum::<u64>();
     let needed = length.saturating_add(tree_beside(&plan).unwrap_or(ByteLength::ZERO).bytes());
     let available = available_memory().map_err(memory_error(&request.image))?.bytes();
@@ -277,37 +277,5 @@ impl ImageSource for Recorder<'_> {
             seen.extend_from_slice(extents);
         }
         self.image.read(extents)
-    }
-}
-
-/// The same bytes in extents that neither overlap nor touch, in order.
-fn merged(mut extents: Vec<Extent>) -> Vec<Extent> {
-    extents.sort();
-    let mut merged: Vec<Extent> = Vec::new();
-    for extent in extents {
-        match merged.last_mut() {
-            Some(last) if extent.start() <= last.end() => {
-                let end = last.end().max(extent.end());
-                let length = end.checked_distance_from(last.start()).unwrap_or(last.length());
-                *last = Extent::new(last.start(), length).unwrap_or(*last);
-            }
-            _ => merged.push(extent),
-        }
-    }
-    merged
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn extent(start: u64, length: u64) -> Extent {
-        Extent::new(ByteOffset::new(start), ByteLength::new(length)).unwrap()
-    }
-
-    #[test]
-    fn overlapping_and_touching_extents_become_one() {
-        let extents = vec![extent(10, 5), extent(0, 4), extent(15, 1), extent(12, 1), extent(2, 3)];
-        assert_eq!(merged(extents), [extent(0, 5), extent(10, 6)]);
     }
 }

@@ -26,9 +26,6 @@ use crate::kernel::state_file::{self, FileLock};
 use super::error::OperationError;
 use super::fault;
 
-/// The room that a cache may take unless it is told otherwise.
-pub const DEFAULT_CACHE_SIZE: ByteLength = ByteLength::new(4 << 30);
-
 /// The version of the files that are written here; others are not read.
 const VERSION: u32 = 1;
 /// What ends the name of a download that is kept.

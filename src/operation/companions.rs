@@ -21,15 +21,6 @@ use super::error::{OperationError, image_name};
 /// The most bytes of a root hash in text: its 128 digits, and what editors leave around them.
 pub(super) const MAXIMUM_ROOT_HASH: usize = 4 << 10;
 
-/// What is looked at beside an image in a file: settings for systemd-nspawn are none of our business there.
-const KINDS: [CompanionKind; 5] = [
-    CompanionKind::RootHash,
-    CompanionKind::RootHashSignature,
-    CompanionKind::UsrHash,
-    CompanionKind::UsrHashSignature,
-    CompanionKind::Verity,
-];
-
 /// Which files are looked at beside an image that lies in a file.
 #[derive(Debug, Clone, Default)]
 pub struct CompanionSettings {
@@ -100,7 +91,7 @@ impl Companions {
     /// [`OperationError::State`] where one is too large, or no regular file (nor, named for a hash tree, a block device).
     pub(super) fn open(image: &Path, settings: &CompanionSettings) -> Result<Self, OperationError> {
         let mut companions = Self::none();
-        for kind in KINDS {
+        for kind in CompanionKind::PROTECTING {
             let named = settings.named.iter().find(|(of, _)| *of == kind).map(|(_, named)| named);
             let found = match named {
                 Some(NamedCompanion::Bytes(bytes)) => Some(Companion {

@@ -185,7 +185,7 @@ pub(super) fn look(
 ///
 /// # Errors
 /// As [`plan`].
-pub(super) fn plan_in(
+fn plan_in(
     image: &dyn ImageSource,
     trust: &TrustStore,
     download: Option<&VerifiedDownload>,
@@ -193,6 +193,21 @@ pub(super) fn plan_in(
     access: Access,
     cancel: &Cancel,
 ) -> Result<ActivationPlan, OperationError> {
+    Ok(dissect_and_plan(image, trust, download, policy, access, cancel)?.1)
+}
+
+/// As [`plan_in`], with what was found in the image.
+///
+/// # Errors
+/// As [`plan`].
+pub(super) fn dissect_and_plan(
+    image: &dyn ImageSource,
+    trust: &TrustStore,
+    download: Option<&VerifiedDownload>,
+    policy: &RequestedPolicy,
+    access: Access,
+    cancel: &Cancel,
+) -> Result<(Dissection, ActivationPlan), OperationError> {
     let (dissection, assessment) = look(image, trust, download, cancel)?;
     let plan = ActivationPlan::new(&dissection, assessment, policy, native_architecture()?, access).map_err(
         |refusal| OperationError::Refused { image: image.name().to_owned(), refusal: Box::new(refusal) },
@@ -200,5 +215,5 @@ pub(super) fn plan_in(
     for verity in plan.devices.iter().filter_map(|device| device.verity.as_ref()) {
         check_top(image, &verity.set)?;
     }
-    Ok(plan)
+    Ok((dissection, plan))
 }

@@ -54,41 +54,12 @@ pub(super) fn total_length(extents: &[Extent]) -> ByteLength {
     ByteLength::new(extents.iter().fold(0_u64, |sum, extent| sum.saturating_add(extent.length().bytes())))
 }
 
-/// `extents` in order, those that overlap or are at most `most` apart made one.
-pub(super) fn merged(mut extents: Vec<Extent>, most: ByteLength) -> Vec<Extent> {
-    extents.sort_unstable();
-    let mut merged: Vec<Extent> = Vec::with_capacity(extents.len());
-    for extent in extents {
-        if let Some(last) = merged.last_mut() {
-            let gap = extent.start().bytes().saturating_sub(last.end().bytes());
-            let end = last.end().max(extent.end());
-            let length = end.checked_distance_from(last.start());
-            if gap <= most.bytes()
-                && let Some(joined) = length.and_then(|length| Extent::new(last.start(), length))
-            {
-                *last = joined;
-                continue;
-            }
-        }
-        merged.push(extent);
-    }
-    merged
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn extent(start: u64, length: u64) -> Extent {
         Extent::new(ByteOffset::new(start), ByteLength::new(length)).unwrap()
-    }
-
-    #[test]
-    fn near_extents_become_one_and_far_ones_do_not() {
-        let extents = vec![extent(100, 10), extent(0, 50), extent(115, 1), extent(40, 5), extent(121, 1)];
-        let most = ByteLength::new(5);
-        assert_eq!(merged(extents, most), [extent(0, 50), extent(100, 22)]);
-        assert_eq!(merged(vec![extent(0, 1), extent(7, 1)], most), [extent(0, 1), extent(7, 1)]);
     }
 
     #[test]

@@ -18,15 +18,6 @@ use super::PullRequest;
 use super::companions::{CompanionChoice, fetch};
 use super::verification::{FilesBeside, Verification};
 
-/// What protects an image, the small ones first.
-const KINDS: [CompanionKind; 5] = [
-    CompanionKind::RootHash,
-    CompanionKind::RootHashSignature,
-    CompanionKind::UsrHash,
-    CompanionKind::UsrHashSignature,
-    CompanionKind::Verity,
-];
-
 /// How much of the room for an image its hash tree may take. Of the smallest blocks and the longest digests, 512 and 64
 /// bytes, a tree has a seventh of its data, and so an eighth of both.
 const SHARE_OF_TREE: u64 = 8;
@@ -62,7 +53,8 @@ pub(super) fn companions(
     }
     let files = FilesBeside { client, image: &request.url, observer, cancel };
     let is_named = |kind: &CompanionKind| named.iter().any(|(of, _)| of == kind);
-    let mut kinds: Vec<CompanionKind> = KINDS.into_iter().filter(|kind| !is_named(kind)).collect();
+    let mut kinds: Vec<CompanionKind> =
+        CompanionKind::PROTECTING.into_iter().filter(|kind| !is_named(kind)).collect();
     let are_vouched_for = verification.expected().vouched_by().is_some();
     if *settings && (are_vouched_for || *choice != CompanionChoice::Automatic) {
         kinds.push(CompanionKind::Settings);

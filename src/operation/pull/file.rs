@@ -31,7 +31,7 @@ use crate::operation::record::{FileIdentity, Owner, PlacedBeside, Record, Record
 use crate::operation::source::ImageFile;
 use crate::operation::tree::file_name;
 use crate::operation::trust_store::TrustStore;
-use crate::operation::verified_image::{ImmutableImage, VerifiedImage, look, plan_in};
+use crate::operation::verified_image::{ImmutableImage, VerifiedImage, dissect_and_plan, look};
 use crate::trust::download::CheckedDownload;
 
 use super::beside::WithCompanions;
@@ -211,8 +211,8 @@ impl Placing<'_> {
         let image = ImageFile::from_file(clone, &name, size);
         let image = WithCompanions { image: &image, companions };
         let download = download.and_then(CheckedDownload::verified);
-        let plan = plan_in(&image, self.trust, download, policy, Access::ReadOnly, self.cancel)?;
-        let (dissection, _) = look(&image, self.trust, download, self.cancel)?;
+        let (dissection, plan) =
+            dissect_and_plan(&image, self.trust, download, policy, Access::ReadOnly, self.cancel)?;
         let reduction = Reduction::new(&dissection, &plan)
             .map_err(|source| OperationError::Reduced { image: name.clone(), source })?;
         if let Some(reduction) = &reduction {
