@@ -4,17 +4,10 @@ use std::io::Read;
 
 use crate::fetch::origin::Origin;
 use crate::format::image_class::ImageClass;
+use crate::format::image_name::{is_plain_name, without_image_suffixes, without_tree_suffixes};
 use crate::format::loop_reference::LoopReference;
 
 use crate::operation::error::OperationError;
-
-/// What is taken off the end of a URL to name an image.
-const SUFFIXES: [&str; 10] =
-    [".xz", ".gz", ".bz2", ".zst", ".sysext.raw", ".confext.raw", ".raw", ".qcow2", ".img", ".bin"];
-
-/// What is taken off the end of a URL to name a tree.
-const TREE_SUFFIXES: [&str; 12] =
-    [".tar", ".gz", ".xz", ".zst", ".bz2", ".lz4", ".tgz", ".txz", ".tzst", ".tbz2", ".tbz", ".tlz4"];
 
 /// Reads where an image comes from as the user gives it: an http, https or `file:` URL, or `-` for `standard_input`.
 ///
@@ -32,7 +25,7 @@ pub fn parse_origin(
 /// # Errors
 /// [`OperationError::Usage`] where nothing is left.
 pub fn name_of(origin: &Origin) -> Result<String, OperationError> {
-    stem_of(origin, &SUFFIXES, "the image of")
+    stem_of(origin, without_image_suffixes, "the image of")
 }
 
 /// The local name that the origin of an archive gives: its last component without the suffixes of archives.
@@ -40,17 +33,17 @@ pub fn name_of(origin: &Origin) -> Result<String, OperationError> {
 /// # Errors
 /// [`OperationError::Usage`] where nothing is left.
 pub fn tree_name_of(origin: &Origin) -> Result<String, OperationError> {
-    stem_of(origin, &TREE_SUFFIXES, "the directory for")
+    stem_of(origin, without_tree_suffixes, "the directory for")
 }
 
-/// What is left of the last component of an origin without any of these suffixes at its end; `naming` says of what that is
-/// to be the name.
-fn stem_of(origin: &Origin, suffixes: &[&str], naming: &str) -> Result<String, OperationError> {
+/// The name that is left of the last component of an origin; `naming` says of what.
+fn stem_of(
+    origin: &Origin,
+    without_suffixes: fn(&str) -> &str,
+    naming: &str,
+) -> Result<String, OperationError> {
     let file = origin.file_name().unwrap_or_default();
-    let mut name = file.as_str();
-    while let Some(shorter) = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)) {
-        name = shorter;
-    }
+    let name = without_suffixes(&file);
     if name.is_empty() {
         return Err(OperationError::Usage(format!(
             "naming {naming} '{origin}': it has no file name: give a NAME"
@@ -64,10 +57,10 @@ fn stem_of(origin: &Origin, suffixes: &[&str], naming: &str) -> Result<String, O
 /// # Errors
 /// [`OperationError::Usage`].
 pub(super) fn expect_plain_name(name: &str) -> Result<(), OperationError> {
-    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+    if !is_plain_name(name) {
         let found = name.escape_debug();
         let problem = format!(
-            "naming what is pulled: expected a name without '/' and without a dot in front, found '{found}'"
+            "naming what is pulled: expected a name without '/', control characters, and a dot in front, found '{found}'"
         );
         return Err(OperationError::Usage(problem));
     }
