@@ -4,6 +4,8 @@ PREFIX ?= /usr
 DESTDIR ?=
 SYSCONFDIR ?= /etc
 MOUNT_DDI ?= no
+# Which makers of initrds are to put ddictl into what they make: initramfs-tools, dracut, or both.
+INITRD ?=
 CARGO ?= cargo
 
 # Where cargo puts what it builds.
@@ -19,6 +21,9 @@ docdir := $(datadir)/doc/ddictl
 udevdir := $(libdir)/udev
 policydir := $(libdir)/ddictl/policy
 unitdir := $(libdir)/systemd/system
+generatordir := $(libdir)/systemd/system-generators
+dracutdir := $(libdir)/dracut/modules.d/90ddictl
+initramfsdir := $(datadir)/initramfs-tools
 bashdir := $(datadir)/bash-completion/completions
 zshdir := $(datadir)/zsh/site-functions
 fishdir := $(datadir)/fish/vendor_completions.d
@@ -32,6 +37,9 @@ rules := $(wildcard udev-rules/*.rules)
 policies := $(wildcard policy/*.policy)
 units := $(wildcard units/*)
 pages := $(wildcard man/*.[1-8])
+dracut := $(notdir $(wildcard initrd/dracut/90ddictl/*))
+initramfs := hooks/ddictl scripts/local-top/ddictl
+unknown := $(filter-out initramfs-tools dracut,$(INITRD))
 documents := $(wildcard README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT)
 
 .PHONY: build help setup demo test test-guest test-machine lint bench fuzz install uninstall clean
@@ -54,7 +62,8 @@ help:
 	@echo "make lint        the checks alone"
 	@echo "make bench       speed, compared with the tools that do the same"
 	@echo "make fuzz        every fuzz target for a while (FUZZ_SECONDS=600)"
-	@echo "make install     what is built, below DESTDIR and PREFIX (/usr); MOUNT_DDI=yes: for 'mount -t ddi', too"
+	@echo "make install     what is built, below DESTDIR and PREFIX (/usr); MOUNT_DDI=yes: for 'mount -t ddi', too;"
+	@echo "                 INITRD='initramfs-tools dracut': for initrds that these make"
 	@echo "make uninstall   take it away again"
 	@echo "make clean       remove what is built"
 
@@ -87,12 +96,21 @@ fuzz: setup
 	tests/fuzz/run
 
 install:
+	@test -z "$(unknown)" || { echo "make: INITRD: no '$(unknown)' here, but initramfs-tools and dracut" >&2; exit 1; }
 	@for file in $(BINARY) $(COMPLETIONS)/ddictl.bash $(COMPLETIONS)/_ddictl $(COMPLETIONS)/ddictl.fish; do \
 		test -s $$file || { echo "make: '$$file' is not built: run 'make' first" >&2; exit 1; }; \
 	done
 	install -D -m 755 $(BINARY) $(bindir)/ddictl
-	install -d $(udevdir)/rules.d $(policydir) $(unitdir) $(bashdir) $(zshdir) $(fishdir) $(docdir) $(maskdir)
+	install -d $(udevdir)/rules.d $(policydir) $(unitdir) $(bashdir) $(zshdir) $(fishdir) $(docdir) $(maskdir) $(generatordir)
 	ln -sfn ../../bin/ddictl $(udevdir)/ddictl-udev-helper
+	ln -sfn ../../../bin/ddictl $(generatordir)/ddictl-generator
+	install -m 755 initrd/contents $(libdir)/ddictl/initrd-contents
+	install -m 644 initrd/functions $(libdir)/ddictl/initrd-functions
+	$(if $(filter initramfs-tools,$(INITRD)),for file in $(initramfs); do \
+		install -D -m 755 initrd/initramfs-tools/$$file $(initramfsdir)/$$file || exit 1; done)
+	$(if $(filter dracut,$(INITRD)),install -d $(dracutdir) && \
+		install -m 755 $(addprefix initrd/dracut/90ddictl/,$(filter %.sh,$(dracut))) $(dracutdir) && \
+		install -m 644 $(addprefix initrd/dracut/90ddictl/,$(filter-out %.sh,$(dracut))) $(dracutdir))
 	install -d $(sbindir)
 	for name in $(helpers); do ln -sfn ../bin/ddictl $(sbindir)/$$name || exit 1; done
 	$(if $(rules),install -m 644 $(rules) $(udevdir)/rules.d)
@@ -110,9 +128,11 @@ uninstall:
 	test "$$(readlink $(sbindir)/mount.ddi)" != ../bin/ddictl || rm -f $(sbindir)/mount.ddi
 	rm -f $(patsubst udev-rules/%,$(udevdir)/rules.d/%,$(rules)) $(patsubst units/%,$(unitdir)/%,$(units))
 	for page in $(pages); do rm -f $(datadir)/man/man$${page##*.}/$${page##*/}; done
+	rm -f $(generatordir)/ddictl-generator $(libdir)/ddictl/initrd-contents $(libdir)/ddictl/initrd-functions
+	rm -f $(addprefix $(initramfsdir)/,$(initramfs)) $(addprefix $(dracutdir)/,$(dracut))
 	rm -f $(bashdir)/ddictl $(zshdir)/_ddictl $(fishdir)/ddictl.fish
 	rm -f $(patsubst policy/%,$(policydir)/%,$(policies)) $(addprefix $(docdir)/,$(documents))
-	rmdir $(policydir) $(libdir)/ddictl $(docdir) 2>/dev/null || true
+	rmdir $(policydir) $(libdir)/ddictl $(docdir) $(dracutdir) 2>/dev/null || true
 	test "$$(readlink $(maskdir)/systemd-import-generator)" != /dev/null || rm -f $(maskdir)/systemd-import-generator
 
 clean:

@@ -108,6 +108,12 @@ fn every_file_lands_in_its_place() {
         fs::canonicalize(binary).unwrap(),
         "the helper is the program"
     );
+    let generator = destination.path().join("usr/lib/systemd/system-generators/ddictl-generator");
+    assert_eq!(
+        fs::canonicalize(generator).unwrap(),
+        fs::canonicalize(destination.path().join("usr/bin/ddictl")).unwrap(),
+        "the generator is the program"
+    );
 }
 
 #[test]
@@ -121,6 +127,42 @@ fn everything_that_is_shipped_is_installed() {
             }
         }
     }
+}
+
+/// What is installed for those who make initrds, on request.
+const INITRDS: [&str; 9] = [
+    "0644 usr/lib/dracut/modules.d/90ddictl/zz-ddictl.network",
+    "0755 usr/lib/dracut/modules.d/90ddictl/ddictl-boot.sh",
+    "0755 usr/lib/dracut/modules.d/90ddictl/ddictl-cmdline.sh",
+    "0755 usr/lib/dracut/modules.d/90ddictl/ddictl-finished.sh",
+    "0755 usr/lib/dracut/modules.d/90ddictl/ddictl-mount.sh",
+    "0755 usr/lib/dracut/modules.d/90ddictl/ddictl-online.sh",
+    "0755 usr/lib/dracut/modules.d/90ddictl/module-setup.sh",
+    "0755 usr/share/initramfs-tools/hooks/ddictl",
+    "0755 usr/share/initramfs-tools/scripts/local-top/ddictl",
+];
+
+#[test]
+fn what_puts_it_into_initrds_is_installed_on_request() {
+    let (target, destination) = (built(), tempfile::tempdir().unwrap());
+    assert_success(&install(target.path(), destination.path(), &[]));
+    let without = listing(destination.path());
+    let mut expected: Vec<&str> = without.lines().chain(INITRDS).collect();
+    assert_success(&install(target.path(), destination.path(), &["INITRD=initramfs-tools dracut"]));
+    let with = listing(destination.path());
+    let mut found: Vec<&str> = with.lines().collect();
+    expected.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+
+    let option = format!("DESTDIR={}", destination.path().display());
+    assert_success(&make(target.path(), &["uninstall", &option]));
+    assert_eq!(listing(destination.path()), "");
+
+    let output = install(target.path(), destination.path(), &["INITRD=moon"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("INITRD: no 'moon' here"), "{text}");
+    assert_eq!(listing(destination.path()), "");
 }
 
 #[test]

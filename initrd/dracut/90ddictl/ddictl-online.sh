@@ -1,0 +1,3 @@
+#!/bin/sh
+# Sourced by dracut when a network interface is up.
+: >/tmp/ddictl.online
