@@ -19,7 +19,7 @@ const IGNORED: [&str; 17] = [
 /// Beginnings of such options: for the programs that read fstab(5), and for people.
 const IGNORED_BEGINNINGS: [&str; 3] = ["x-", "X-", "comment="];
 /// Options that have the same name for `ddictl mount`.
-const NAMED: [&str; 9] = [
+const NAMED: [&str; 11] = [
     "image-policy",
     "root-hash",
     "usr-hash",
@@ -29,6 +29,8 @@ const NAMED: [&str; 9] = [
     "sidecars",
     "loop-ref",
     "certificate",
+    "trust-rules",
+    "class",
 ];
 
 /// Runs the helper with the arguments behind its name.
@@ -192,6 +194,8 @@ mod tests {
             "image-policy=*",
             "loop-ref=x",
             "certificate=/k.crt",
+            "trust-rules=/r.conf",
+            "class=portable",
             "root-hash-sig=base64:MAMCAQU=",
             "usr-hash-sig=/os.usrhash.p7s",
             "verity-data=/os.verity",

@@ -11,7 +11,9 @@ use crate::operation::list::Listed;
 use crate::operation::unlock::Keys;
 use crate::operation::whole_disk::{WholeDiskRequest, attach_whole_disk, plan_whole_disk};
 
-use super::options::{GuardOption, JsonOption, KeyOptions, PolicyOption, SidecarOptions, TrustOptions};
+use super::options::{
+    GuardOption, JsonOption, KeyOptions, PolicyOption, SidecarOptions, TrustOptions, UsedClassOption,
+};
 use super::report::{attached, planned, planned_disk};
 use super::{Context, Failure, Status};
 
@@ -54,6 +56,8 @@ pub(super) struct Arguments {
     dry_run: bool,
 
     #[command(flatten)]
+    class: UsedClassOption,
+    #[command(flatten)]
     trust: TrustOptions,
     #[command(flatten)]
     sidecars: SidecarOptions,
@@ -86,6 +90,7 @@ impl Arguments {
         let policy = self.policy.given_or("@verified-boot")?;
         let access = self.access();
         let request = AttachRequest {
+            class: self.class.class(),
             companions: self.sidecars.settings()?,
             image: self.image,
             reference: self.loop_ref,
@@ -105,6 +110,7 @@ impl Arguments {
     }
 
     fn attach_whole_disk(self, context: &Context) -> Result<String, Failure> {
+        let trust = self.trust.load(context)?;
         let request = WholeDiskRequest {
             policy: self.policy.given()?,
             access: self.access(),
@@ -112,10 +118,10 @@ impl Arguments {
             reference: self.loop_ref,
         };
         Ok(if self.dry_run {
-            let (reference, plan) = plan_whole_disk(&request, &context.cancel)?;
+            let (reference, plan) = plan_whole_disk(&request, &trust, &context.cancel)?;
             planned_disk(self.json.json, &reference, &plan)
         } else {
-            let made = attach_whole_disk(&request, &context.observer, &context.cancel)?;
+            let made = attach_whole_disk(&request, &trust, &context.observer, &context.cancel)?;
             attached(self.json.json, &Listed::of_attached(made.record))
         })
     }

@@ -10,7 +10,7 @@ use crate::image::presets::RequestedPolicy;
 use crate::operation::examine::{Audited, Verdict, audit};
 use crate::operation::source::{ImageFile, ImageSource};
 
-use super::options::{Json, PolicyOption, SidecarOptions, TrustOptions};
+use super::options::{ClassOption, Json, PolicyOption, SidecarOptions, TrustOptions};
 use super::report::{audit_text, findings_json, partitions_json};
 use super::{Context, Failure, Status, say};
 
@@ -40,6 +40,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "error")]
     fail_on: FailOn,
 
+    #[command(flatten)]
+    class: ClassOption,
     #[command(flatten)]
     trust: TrustOptions,
     #[command(flatten)]
@@ -78,7 +80,7 @@ impl Arguments {
             (None, Format::Json) => Json::Short,
             (None, Format::Text) => Json::Off,
         };
-        let trust = self.trust.load(context)?;
+        let trust = self.trust.load_for(self.class.given(), context)?;
         let policy = self.policy.given()?;
         let sidecars = self.sidecars.settings()?;
         let mut status = Status::Done;

@@ -9,7 +9,7 @@ use crate::operation::examine::examine;
 use crate::operation::observer::Observer;
 use crate::operation::source::{ImageFile, ImageSource};
 
-use super::options::{JsonOption, LegendOption, PolicyOption, SidecarOptions, TrustOptions};
+use super::options::{ClassOption, JsonOption, LegendOption, PolicyOption, SidecarOptions, TrustOptions};
 use super::report::{layout_text, partitions_json, partitions_text};
 use super::{Context, Failure, Status};
 
@@ -24,6 +24,8 @@ pub(super) struct Arguments {
     image: PathBuf,
 
     #[command(flatten)]
+    class: ClassOption,
+    #[command(flatten)]
     trust: TrustOptions,
     #[command(flatten)]
     sidecars: SidecarOptions,
@@ -37,7 +39,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
-        let trust = self.trust.load(context)?;
+        let trust = self.trust.load_for(self.class.given(), context)?;
         let policy = self.policy.given_or("*")?;
         let image = ImageFile::open_with_companions(&self.image, &self.sidecars.settings()?)?;
         let examined = examine(&image, &trust, &context.cancel)?;

@@ -12,7 +12,9 @@ use crate::operation::attach::AttachRequest;
 use crate::operation::mount::{MountRequest, mount, plan_mount};
 use crate::operation::unlock::Keys;
 
-use super::options::{GuardOption, JsonOption, KeyOptions, PolicyOption, SidecarOptions, TrustOptions};
+use super::options::{
+    GuardOption, JsonOption, KeyOptions, PolicyOption, SidecarOptions, TrustOptions, UsedClassOption,
+};
 use super::report::{planned, planned_json, record_json};
 use super::{Context, Failure, Status};
 
@@ -64,6 +66,8 @@ pub(super) struct Arguments {
     dry_run: bool,
 
     #[command(flatten)]
+    class: UsedClassOption,
+    #[command(flatten)]
     trust: TrustOptions,
     #[command(flatten)]
     sidecars: SidecarOptions,
@@ -101,6 +105,7 @@ impl Arguments {
         let policy = self.policy.given_or("@verified-boot")?;
         let request = MountRequest {
             image: AttachRequest {
+                class: self.class.class(),
                 companions: self.sidecars.settings()?,
                 image: self.image,
                 reference: self.loop_ref,

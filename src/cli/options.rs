@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
 use crate::format::companion::CompanionKind;
+use crate::format::image_class::ImageClass;
 use crate::format::root_hash::RootHash;
 use crate::format::verity::table::OnCorruption;
 use crate::image::finding::is_deceptive;
@@ -36,19 +37,83 @@ pub(super) struct TrustOptions {
     /// The root hash that the usr partition must have, in hexadecimal
     #[arg(long, value_name = "HASH")]
     usr_hash: Option<RootHash>,
+
+    /// Refuse, too, what this file of trust.d rules refuses; may be repeated
+    #[arg(long, value_name = "FILE")]
+    trust_rules: Vec<PathBuf>,
 }
 
 impl TrustOptions {
     pub(super) fn load(&self, context: &Context) -> Result<TrustStore, Failure> {
+        self.load_for(None, context)
+    }
+
+    /// For images that are for this, where the verb does not know it by itself.
+    pub(super) fn load_for(
+        &self,
+        class: Option<ImageClass>,
+        context: &Context,
+    ) -> Result<TrustStore, Failure> {
         let store = TrustStore::load(TrustSettings {
             certificates: self.certificate.clone(),
             root_hash: self.root_hash.clone(),
             usr_hash: self.usr_hash.clone(),
+            rules: self.trust_rules.clone(),
+            class,
         })?;
         for warning in store.warnings() {
             context.observer.warning(warning);
         }
         Ok(store)
+    }
+}
+
+/// What an image is for, where nothing else says it.
+#[derive(Debug, Args)]
+pub(super) struct ClassOption {
+    /// What the image is for: certificates that trust.d limits to classes count for no other, and without a class not at
+    /// all
+    #[arg(long, value_name = "CLASS", value_enum)]
+    class: Option<Class>,
+}
+
+impl ClassOption {
+    pub(super) fn given(&self) -> Option<ImageClass> {
+        self.class.map(ImageClass::from)
+    }
+}
+
+/// What an image that is used on this machine is for.
+#[derive(Debug, Args)]
+pub(super) struct UsedClassOption {
+    /// What the image is for: certificates that trust.d limits to classes count for no other
+    #[arg(long, value_name = "CLASS", value_enum, default_value = "machine")]
+    class: Class,
+}
+
+impl UsedClassOption {
+    pub(super) fn class(&self) -> ImageClass {
+        self.class.into()
+    }
+}
+
+/// The words for classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Class {
+    Machine,
+    Portable,
+    Sysext,
+    Confext,
+}
+
+impl From<Class> for ImageClass {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Machine => Self::Machine,
+            Class::Portable => Self::Portable,
+            Class::Sysext => Self::Sysext,
+            Class::Confext => Self::Confext,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::operation::pull::{
     pull_file, pull_tar, tree_name_of,
 };
 
-use super::options::{GuardOption, JsonOption, PolicyOption, SignatureOptions, TrustOptions};
+use super::options::{Class, GuardOption, JsonOption, PolicyOption, SignatureOptions, TrustOptions};
 use super::report::{attached, placed, planned, unpacked};
 use super::{Context, Failure, Status};
 
@@ -147,25 +147,6 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Class {
-    Machine,
-    Portable,
-    Sysext,
-    Confext,
-}
-
-impl From<Class> for ImageClass {
-    fn from(class: Class) -> Self {
-        match class {
-            Class::Machine => Self::Machine,
-            Class::Portable => Self::Portable,
-            Class::Sysext => Self::Sysext,
-            Class::Confext => Self::Confext,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
     Raw,
     Tar,
@@ -267,7 +248,6 @@ impl Arguments {
             };
             let request = FileRequest {
                 pull: self.request(self.policy.given_or("*")?)?,
-                class: self.class.into(),
                 policy,
                 read_only: self.read_only,
                 replace: self.force,
@@ -314,6 +294,7 @@ impl Arguments {
         Ok(PullRequest {
             url,
             name,
+            class: self.class.into(),
             directory: self.directory()?,
             policy,
             verify: self.verify,

@@ -7,7 +7,7 @@ use crate::operation::observer::Observer;
 use crate::operation::source::{ImageFile, ImageSource};
 use crate::operation::verify_image::verify_image;
 
-use super::options::{PolicyOption, SidecarOptions, TrustOptions};
+use super::options::{ClassOption, PolicyOption, SidecarOptions, TrustOptions};
 use super::{Context, Failure, Status};
 
 /// Check the signature, and every data block against the hash tree
@@ -21,6 +21,8 @@ pub(super) struct Arguments {
     image: PathBuf,
 
     #[command(flatten)]
+    class: ClassOption,
+    #[command(flatten)]
     trust: TrustOptions,
     #[command(flatten)]
     sidecars: SidecarOptions,
@@ -30,7 +32,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
-        let trust = self.trust.load(context)?;
+        let trust = self.trust.load_for(self.class.given(), context)?;
         let policy = self.policy.given_or("*")?;
         let image = ImageFile::open_with_companions(&self.image, &self.sidecars.settings()?)?;
         let verified = verify_image(&image, &trust, &policy, &context.observer, &context.cancel)?;

@@ -10,8 +10,9 @@ use crate::format::superblock::SuperblockKind;
 use crate::format::units::PartitionNumber;
 use crate::trust::anchor::TrustAnchors;
 use crate::trust::download::VerifiedDownload;
+use crate::trust::revocation::{ImagePurpose, Revocation, Revocations, SignerRefusal};
 use crate::trust::root_hash::{AuthenticatedRootHash, Authentication};
-use crate::trust::signature::{SignatureError, verify_root_hash_signature};
+use crate::trust::signature::{SignatureError, Signers, verify_root_hash_signature};
 
 use super::beside::SignatureBeside;
 use super::dissection::{Dissection, Partition, Standing, TreePlace, VeritySet};
@@ -23,6 +24,10 @@ use super::policy::Protection;
 pub struct Trust<'a> {
     /// The certificates that may sign.
     pub anchors: &'a TrustAnchors,
+    /// What was taken back, whoever vouches for it, and what certificates are limited to.
+    pub revocations: &'a Revocations,
+    /// What the image is to be used for.
+    pub purpose: &'a ImagePurpose,
     /// The root hash that the root partition must have, where the caller knows it.
     pub root_hash: Option<&'a RootHash>,
     /// The root hash that the usr partition must have, where the caller knows it.
@@ -40,6 +45,10 @@ impl Trust<'_> {
             Designator::Usr => self.usr_hash,
             _ => None,
         }
+    }
+
+    const fn signers(&self) -> Signers<'_> {
+        Signers { anchors: self.anchors, revocations: self.revocations, purpose: self.purpose, at: self.at }
     }
 }
 
@@ -113,6 +122,12 @@ fn assess_one(
 }
 
 fn assess_verity(set: &VeritySet, trust: &Trust<'_>, findings: &mut Vec<Finding>) -> Assessed {
+    if let Some(revocation) = trust.revocations.of_root_hash(&set.root_hash) {
+        // Nothing vouches for it any more, and nobody is asked.
+        findings.push(revoked(set.data, &set.root_hash, revocation));
+        let root_hash = Some(set.root_hash.clone());
+        return Assessed { protection: Protection::Verity, root_hash, ..Assessed::unprotected() };
+    }
     let (signature, authenticated) = match by_signature(set, trust, findings) {
         Some((number, authenticated)) => (number, Some(authenticated)),
         None => (None, by_knowledge(set, trust, findings)),
@@ -137,8 +152,7 @@ fn by_signature(
             &set.root_hash,
             &signature.signature,
             signature.certificate_fingerprint.as_ref(),
-            trust.anchors,
-            trust.at,
+            &trust.signers(),
         );
         match verified {
             Ok(authenticated) => return Some((Some(*number), authenticated)),
@@ -146,7 +160,7 @@ fn by_signature(
         }
     }
     if let Some(SignatureBeside { origin, der }) = &set.signature_beside {
-        match verify_root_hash_signature(&set.root_hash, der, None, trust.anchors, trust.at) {
+        match verify_root_hash_signature(&set.root_hash, der, None, &trust.signers()) {
             Ok(authenticated) => return Some((None, authenticated)),
             Err(error) => failed.push(signature_finding(set.data, &error, Some(origin))),
         }
@@ -193,6 +207,10 @@ fn signature_finding(
         SignatureError::NotYetValid { .. } => Rule::SignerNotYetValid,
         SignatureError::WeakDigest { .. } | SignatureError::WeakKey { .. } => Rule::SignatureWeak,
         SignatureError::FingerprintMismatch { .. } => Rule::FingerprintMismatch,
+        SignatureError::Forbidden { refusal, .. } => match **refusal {
+            SignerRefusal::Revoked(_) => Rule::SignerRevoked,
+            SignerRefusal::Purpose { .. } => Rule::SignerPurpose,
+        },
         _ => Rule::SignatureInvalid,
     };
     Finding::of_partition(
@@ -204,4 +222,26 @@ fn signature_finding(
         },
         printable(&error.to_string()),
     )
+}
+
+/// Every partition, chosen or not, that is named after a root hash that was taken back: for images that are used as a
+/// whole, by readers who may choose otherwise.
+#[must_use]
+pub fn revoked_partitions(dissection: &Dissection, revocations: &Revocations) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (hash, revocation) in revocations.root_hashes() {
+        let in_a_set =
+            |number| dissection.verity.iter().any(|set| set.root_hash == *hash && set.data == number);
+        let is_data = |partition: &&Partition| {
+            partition.uuid == Some(hash.data_partition_uuid()) || in_a_set(partition.number)
+        };
+        let named = dissection.partitions.iter().filter(is_data);
+        findings.extend(named.map(|partition| revoked(partition.number, hash, revocation)));
+    }
+    findings
+}
+
+fn revoked(number: Option<PartitionNumber>, hash: &RootHash, revocation: &Revocation) -> Finding {
+    let found = format!("root hash {hash}, revoked {}", printable(&revocation.to_string()));
+    Finding::of_partition(Rule::RootHashRevoked, number, "a root hash that is not revoked", found)
 }

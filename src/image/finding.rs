@@ -270,6 +270,16 @@ rules! {
     RootHashFileMismatch = "DDI0413", Error, "a root hash beside the image that belongs to another one",
         "put the files of this very image beside it, or leave them aside with --sidecars=no";
 
+    /// A root hash that was taken back.
+    RootHashRevoked = "DDI0414", Error, "a root hash that is revoked",
+        "use a newer image: this one must not be used any more, however well it is signed (see ddictl.trust(5))";
+    /// A signer that was taken back.
+    SignerRevoked = "DDI0415", Warning, "a signature by a revoked certificate",
+        "use an image that another certificate signed: this one is not trusted any more (see ddictl.trust(5))";
+    /// A signer that signs other images.
+    SignerPurpose = "DDI0416", Warning, "a signature by a certificate that is not for this class or name",
+        "use the image for what its signer may sign, say what it is with --class= and its name, or sign it by another one (see ddictl.trust(5))";
+
     /// A partition in a state that the policy does not allow.
     PolicyState = "DDI0501", Error, "a partition in a state that the policy does not allow",
         "use an image that is protected as demanded (where 'signed' is: 'ddictl seal' signs, --root-hash= pins), or another policy";

@@ -19,6 +19,7 @@ use crate::format::units::ByteLength;
 use crate::format::verity::{HashTreeGeometry, Salt, VerityBlockSize, VeritySuperblock};
 use crate::trust::anchor::TrustAnchors;
 use crate::trust::hash_tree::{HashTreeParameters, HashTreeVerifier};
+use crate::trust::revocation::{ImagePurpose, Revocations};
 
 const NATIVE: Architecture = Architecture::X86_64;
 
@@ -110,6 +111,8 @@ fn plan(image: &[u8], policy: &str, [root, usr]: [Option<&RootHash>; 2]) -> Resu
         anchors: &anchors,
         root_hash: root,
         usr_hash: usr,
+        revocations: Revocations::NONE,
+        purpose: ImagePurpose::UNKNOWN,
         download: None,
         at: SystemTime::UNIX_EPOCH,
     };

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use crate::format::image_class::ImageClass;
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::{ByteLength, ByteOffset, Extent, merged};
 use crate::image::dissection::TreePlace;
@@ -36,6 +37,8 @@ const PIECE: u64 = 1 << 20;
 pub struct AttachRequest {
     /// The image.
     pub image: PathBuf,
+    /// What it is for: with the name of its file that decides who may sign it.
+    pub class: ImageClass,
     /// What is looked at beside it.
     pub companions: CompanionSettings,
     /// The name of the links; `None` for the file's own name.
@@ -56,6 +59,11 @@ impl AttachRequest {
     /// A copy in memory goes with the attachment: nothing that is written to it would last.
     pub(super) fn access(&self) -> Access {
         if self.in_memory { Access::ReadOnly } else { self.access }
+    }
+
+    /// Whom to trust with this image.
+    pub(super) fn trust(&self, trust: &TrustStore) -> TrustStore {
+        trust.for_file(Some(self.class), &self.image.to_string_lossy())
     }
 
     pub(super) const fn options(&self) -> ActivationOptions<'_> {
@@ -86,6 +94,7 @@ pub fn plan_attach(
     trust: &TrustStore,
     cancel: &Cancel,
 ) -> Result<(LoopReference, ActivationPlan), OperationError> {
+    let trust = &request.trust(trust);
     let reference = match &request.reference {
         Some(reference) => reference.clone(),
         None => default_reference(&request.image)?,
@@ -120,6 +129,7 @@ pub(super) fn activate(
     cancel: &Cancel,
 ) -> Result<Activation, OperationError> {
     reap(observer)?;
+    let trust = &request.trust(trust);
     // A look at the file refuses early what is to be refused. It is a hint: what counts is done again.
     let (reference, _) = plan_attach(request, trust, cancel)?;
     let image = ImageFile::open_with_companions(&request.image, &request.companions)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::fetch::decompress::DecompressError;
 use crate::fetch::error::FetchError;
 use crate::fetch::qcow2::ConvertError;
-use crate::image::finding::{Finding, is_deceptive};
+use crate::image::finding::{Finding, Rule, is_deceptive};
 use crate::image::plan::Refusal;
 use crate::image::reduction::ReductionError;
 use crate::image::survey::Malformed;
@@ -170,6 +170,13 @@ impl OperationError {
         text
     }
 
+    /// Whether data is refused that nothing can vouch for any more.
+    #[must_use]
+    pub fn is_revocation(&self) -> bool {
+        matches!(self, Self::Refused { refusal, .. }
+            if refusal.findings.iter().any(|finding| finding.rule == Rule::RootHashRevoked))
+    }
+
     /// Whether the image itself is at fault.
     #[must_use]
     pub fn is_about_the_image(&self) -> bool {
@@ -209,8 +216,6 @@ pub(super) fn image_name(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::image::finding::Rule;
-
     use super::*;
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::format::architecture::Architecture;
 use crate::image::assessment::{Assessment, assess};
 use crate::image::dissection::Dissection;
-use crate::image::finding::{Finding, Level};
+use crate::image::finding::{Finding, Level, Rule};
 use crate::image::plan::{Evaluation, evaluate};
 use crate::image::presets::RequestedPolicy;
 use crate::image::survey::{Malformed, SurveyOptions};
@@ -58,6 +58,7 @@ pub fn examine(
     cancel: &Cancel,
 ) -> Result<Examined, OperationError> {
     let dissection = survey(source, survey_options(trust, source)?, cancel)?;
+    let trust = trust.for_file(None, source.name());
     let assessment = assess(&dissection, &trust.trust());
     Ok(Examined { dissection, assessment })
 }
@@ -132,8 +133,11 @@ pub fn audit(
             }
         }
     }
+    let revoked = examined.assessment.findings.iter().any(|finding| finding.rule == Rule::RootHashRevoked);
     let verdict = match &evaluation {
         _ if !corrupt.is_empty() => Verdict::Refuse,
+        // No policy, and so none that would leave it unused.
+        None if revoked => Verdict::Refuse,
         None => Verdict::NotJudged,
         Some(evaluation) if evaluation.refusals.is_empty() => Verdict::Accept,
         Some(_) => Verdict::Refuse,

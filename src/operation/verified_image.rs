@@ -4,12 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
 use crate::format::units::ByteLength;
-use crate::image::assessment::{Assessment, assess};
+use crate::image::assessment::{Assessment, assess, revoked_partitions};
 use crate::image::dissection::Dissection;
-use crate::image::plan::{Access, ActivationPlan};
+use crate::image::plan::{Access, ActivationPlan, Refusal};
 use crate::image::presets::RequestedPolicy;
 use crate::trust::download::{CheckedDownload, VerifiedDownload};
 use crate::trust::hash_tree::VerifiedData;
+use crate::trust::revocation::Revocations;
 
 use super::cancel::Cancel;
 use super::companions::Companions;
@@ -179,6 +180,23 @@ pub(super) fn look(
     let dissection = survey(image, survey_options(trust, image)?, cancel)?;
     let assessment = assess(&dissection, &trust.trust_in(download));
     Ok((dissection, assessment))
+}
+
+/// Refuses an image that is used as a whole and has a partition that was taken back.
+///
+/// # Errors
+/// [`OperationError::Refused`].
+pub(super) fn refuse_revoked(
+    image: &str,
+    dissection: &Dissection,
+    revocations: &Revocations,
+) -> Result<(), OperationError> {
+    let findings = revoked_partitions(dissection, revocations);
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let refusal = Box::new(Refusal { policy: "*".to_owned(), findings });
+    Err(OperationError::Refused { image: image.to_owned(), refusal })
 }
 
 /// As [`plan`], for an image inside a download for which somebody may vouch.

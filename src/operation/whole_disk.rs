@@ -19,7 +19,9 @@ use super::detach::reap;
 use super::error::OperationError;
 use super::examine::native_architecture;
 use super::observer::Observer;
-use super::source::{ImageFile, survey};
+use super::source::{ImageFile, ImageSource as _, survey};
+use super::trust_store::TrustStore;
+use super::verified_image::refuse_revoked;
 
 /// What is to be attached as a whole.
 #[derive(Debug)]
@@ -38,18 +40,21 @@ pub struct WholeDiskRequest {
 ///
 /// # Errors
 /// [`OperationError::Usage`] where the policy does not allow it or the name cannot be a reference,
-/// [`OperationError::Malformed`] where no two readers would agree about the image.
+/// [`OperationError::Malformed`] where no two readers would agree about the image, [`OperationError::Refused`] where a
+/// partition of it was taken back.
 pub fn plan_whole_disk(
     request: &WholeDiskRequest,
+    trust: &TrustStore,
     cancel: &Cancel,
 ) -> Result<(LoopReference, WholeDiskPlan), OperationError> {
-    let (reference, _, plan) = open_and_plan(request, cancel)?;
+    let (reference, _, plan) = open_and_plan(request, trust, cancel)?;
     Ok((reference, plan))
 }
 
 /// The name, the image, opened once and for all, and what is to be made of it.
 fn open_and_plan(
     request: &WholeDiskRequest,
+    trust: &TrustStore,
     cancel: &Cancel,
 ) -> Result<(LoopReference, ImageFile, WholeDiskPlan), OperationError> {
     let refused =
@@ -62,6 +67,7 @@ fn open_and_plan(
     };
     let image = ImageFile::open(&request.image)?;
     let dissection = survey(&image, SurveyOptions::new(native_architecture()?), cancel)?;
+    refuse_revoked(image.name(), &dissection, trust.revocations())?;
     let plan = WholeDiskPlan::new(&dissection, request.policy.as_ref(), request.access).map_err(refused)?;
     for (number, _) in &plan.partitions {
         reference.partition(*number).map_err(|error| {
@@ -135,10 +141,11 @@ pub(super) fn make_partitions(
 /// [`OperationError::System`] where the kernel refuses. Nothing is left behind then.
 pub fn attach_whole_disk(
     request: &WholeDiskRequest,
+    trust: &TrustStore,
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Attached, OperationError> {
-    let (reference, image, plan) = open_and_plan(request, cancel)?;
+    let (reference, image, plan) = open_and_plan(request, trust, cancel)?;
     reap(observer)?;
     let image_path = request.image.display();
     observer.warning(&format!("nothing of '{image_path}' is verified: every byte of it is shown as it is"));

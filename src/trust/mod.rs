@@ -11,6 +11,7 @@ pub mod download;
 pub mod hash_tree;
 pub mod manifest;
 pub mod openpgp;
+pub mod revocation;
 pub mod root_hash;
 pub mod sealing;
 pub mod signature;

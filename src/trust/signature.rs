@@ -17,6 +17,7 @@ use crate::format::root_hash::RootHash;
 
 use super::anchor::{CertificateTime, Fingerprint, KeyRefusal, TrustAnchor, TrustAnchors, name_text};
 use super::der::DerError;
+use super::revocation::{ImagePurpose, Revocations, SignerRefusal};
 use super::root_hash::{AuthenticatedRootHash, Signer};
 use super::signed_data::{KeyType, SignedData, SignerInfo};
 
@@ -48,6 +49,16 @@ pub enum SignatureError {
         claimed: Fingerprint,
         /// The fingerprint of the certificate whose signature it is.
         found: Fingerprint,
+    },
+    /// The certificate was taken back, or is for other images.
+    #[error("certificate '{subject}' {refusal} (SHA-256 {fingerprint})")]
+    Forbidden {
+        /// The subject of the certificate.
+        subject: String,
+        /// Its SHA-256.
+        fingerprint: Fingerprint,
+        /// Why.
+        refusal: Box<SignerRefusal>,
     },
     /// OpenSSL failed for a reason that has nothing to do with the signature.
     #[error("cryptographic library failure: {detail}")]
@@ -182,8 +193,29 @@ impl From<ErrorStack> for SignatureError {
     }
 }
 
-/// Verifies that `der` is a signature over `root_hash` by trust anchors, every signer of it by one of them, at the
-/// time `at`. `claimed_fingerprint` is the one that the signature partition names, if it names one.
+/// Whose signatures count, for which image, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Signers<'a> {
+    /// The certificates that may sign.
+    pub anchors: &'a TrustAnchors,
+    /// What was taken back, and what certificates are limited to.
+    pub revocations: &'a Revocations,
+    /// What the image is to be used for.
+    pub purpose: &'a ImagePurpose,
+    /// The time at which certificates must be valid.
+    pub at: SystemTime,
+}
+
+impl<'a> Signers<'a> {
+    /// Those with these certificates at this time, without limits: for an image that `trust.d` does not concern.
+    #[must_use]
+    pub const fn unlimited(anchors: &'a TrustAnchors, at: SystemTime) -> Self {
+        Self { anchors, revocations: Revocations::NONE, purpose: ImagePurpose::UNKNOWN, at }
+    }
+}
+
+/// Verifies that `der` is a signature over `root_hash` by trust anchors, every signer of it by one of them that may sign
+/// this image. `claimed_fingerprint` is the one that the signature partition names, if it names one.
 ///
 /// Certificates inside the signature are not looked at.
 ///
@@ -193,8 +225,7 @@ pub fn verify_root_hash_signature(
     root_hash: &RootHash,
     der: &[u8],
     claimed_fingerprint: Option<&[u8; 32]>,
-    anchors: &TrustAnchors,
-    at: SystemTime,
+    trusted: &Signers<'_>,
 ) -> Result<AuthenticatedRootHash, SignatureError> {
     if der.is_empty() {
         return Err(SignatureError::Empty);
@@ -203,13 +234,13 @@ pub fn verify_root_hash_signature(
         return Err(SignatureError::TooLarge { limit: MAXIMUM_SIGNATURE, found: der.len() });
     }
     let signed_data = SignedData::parse(der)?;
-    if anchors.is_empty() {
+    if trusted.anchors.is_empty() {
         return Err(SignatureError::NoTrustAnchors);
     }
     let claimed = claimed_fingerprint.copied().map(Fingerprint::from_bytes);
     let mut signers = Vec::new();
     for signer in &signed_data.signers {
-        signers.push(verify_signer(signer, root_hash, claimed, anchors, at.into())?);
+        signers.push(verify_signer(signer, root_hash, claimed, trusted)?);
     }
     // With several signers the claim may mean any of them.
     let named = signers.iter().find(|anchor| claimed.is_none_or(|claimed| claimed == anchor.fingerprint()));
@@ -228,15 +259,14 @@ fn verify_signer<'a>(
     signer: &SignerInfo<'_>,
     root_hash: &RootHash,
     claimed: Option<Fingerprint>,
-    anchors: &'a TrustAnchors,
-    at: CertificateTime,
+    trusted: &Signers<'a>,
 ) -> Result<&'a TrustAnchor, SignatureError> {
     let mut candidates: Vec<&TrustAnchor> =
-        anchors.iter().filter(|anchor| anchor.is_named(signer.issuer, signer.serial)).collect();
+        trusted.anchors.iter().filter(|anchor| anchor.is_named(signer.issuer, signer.serial)).collect();
     candidates.sort_by_key(|anchor| Some(anchor.fingerprint()) != claimed);
     let mut refusal = None;
     for anchor in candidates {
-        match verify_by(signer, root_hash, anchor, at) {
+        match verify_by(signer, root_hash, anchor, trusted) {
             Ok(()) => return Ok(anchor),
             // What is wrong with the certificate of a right signature says more than that another did not make it.
             Err(error) if matches!(refusal, None | Some(SignatureError::WrongSignature { .. })) => {
@@ -252,8 +282,9 @@ fn verify_by(
     signer: &SignerInfo<'_>,
     root_hash: &RootHash,
     anchor: &TrustAnchor,
-    at: CertificateTime,
+    trusted: &Signers<'_>,
 ) -> Result<(), SignatureError> {
+    let at = trusted.at.into();
     let subject = || anchor.subject().to_owned();
     let wrong = || SignatureError::WrongSignature { root_hash: root_hash.clone(), subject: subject() };
     let key = anchor.key().map_err(|refusal| match refusal {
@@ -271,6 +302,10 @@ fn verify_by(
     if key.id() != expected || !is_signature_by(signer, root_hash, anchor)? {
         return Err(wrong());
     }
+    let fingerprint = anchor.fingerprint();
+    trusted.revocations.check_signer(&fingerprint, trusted.purpose).map_err(|refusal| {
+        SignatureError::Forbidden { subject: subject(), fingerprint, refusal: Box::new(refusal) }
+    })?;
     let (not_before, not_after) = (anchor.not_before(), anchor.not_after());
     if at < not_before {
         return Err(SignatureError::NotYetValid { subject: subject(), not_before, at });

@@ -18,6 +18,7 @@ use ddictl::format::sparse::{SparseBytes, Window};
 use ddictl::format::superblock::{
     self, FileSystem, LogExamination, Luks2Metadata, LuksHeader, SuperblockKind, Vfat, XfsLog,
 };
+use ddictl::format::trust_rules::{self, TrustSubject};
 use ddictl::format::units::{ByteLength, ByteOffset, Extent, PartitionNumber, SectorSize};
 use ddictl::format::verity::table::{VerityHealth, VerityTable};
 use ddictl::format::verity::{HashTreeGeometry, VeritySuperblock};
@@ -28,7 +29,8 @@ use ddictl::image::policy::{
 };
 use ddictl::image::presets::{PolicyArgument, PolicyFile};
 use ddictl::trust::anchor::{TrustAnchor, TrustAnchors};
-use ddictl::trust::signature::verify_root_hash_signature;
+use ddictl::trust::revocation::Revocations;
+use ddictl::trust::signature::{Signers, verify_root_hash_signature};
 
 mod arrivals;
 mod downloads;
@@ -49,7 +51,7 @@ pub use survey::{plans, survey};
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 16] = [
+pub const TARGETS: [(&str, Body); 17] = [
     ("checksum_manifest", checksum_manifest),
     ("decoders", decoders),
     ("gpt", gpt),
@@ -63,6 +65,7 @@ pub const TARGETS: [(&str, Body); 16] = [
     ("superblocks", superblocks),
     ("survey", survey),
     ("tar", tar),
+    ("trust_rules", trust_rules),
     ("verity_signature", verity_signature),
     ("verity_superblock", verity_superblock),
     ("verity_table", verity_table),
@@ -107,6 +110,29 @@ pub fn gpt(input: &[u8]) {
             assert!(!entry.extent.overlaps(other.extent), "{entry:?} {other:?}");
             assert!(entry.uuid != other.uuid, "{entry:?} {other:?}");
         }
+    }
+}
+
+/// A file of trust.d: rules that print as they are read, or an error of one line.
+pub fn trust_rules(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    match trust_rules::parse(text) {
+        Ok(rules) => {
+            let printed: Vec<String> = rules.iter().map(ToString::to_string).collect();
+            assert_eq!(trust_rules::parse(&printed.join("\n")).as_ref(), Ok(&rules));
+            assert!(printed.iter().all(|line| is_one_line(line)), "{printed:?}");
+            // What is not known of an image gives no signer a right that it would not have with any knowledge of it.
+            for rule in &rules {
+                if let TrustSubject::LimitedCertificate(_, purposes) = &rule.subject {
+                    for purpose in purposes {
+                        assert!(!purpose.covers(None, None), "{purpose}");
+                    }
+                }
+            }
+            let mut revocations = Revocations::default();
+            revocations.add("fuzz.conf", rules);
+        }
+        Err(error) => assert!(is_one_line(&error.to_string()), "{error}"),
     }
 }
 
@@ -400,7 +426,7 @@ pub fn pkcs7(input: &[u8]) {
 pub fn valid_signatures(input: &[u8]) -> usize {
     let mut valid = 0;
     let verify = |hash: &RootHash, claimed: Option<&[u8; 32]>, anchors: &TrustAnchors, at| {
-        verify_root_hash_signature(hash, input, claimed, anchors, at)
+        verify_root_hash_signature(hash, input, claimed, &Signers::unlimited(anchors, at))
     };
     for hash in SIGNED_HASHES.iter() {
         for nobody in [&TrustAnchors::default(), &*NAMESAKES] {

@@ -24,6 +24,7 @@ use ddictl::image::presets::RequestedPolicy;
 use ddictl::image::survey::{MAXIMUM_READ, Malformed, Survey, SurveyOptions};
 use ddictl::trust::anchor::TrustAnchors;
 use ddictl::trust::download::{DownloadHasher, ExpectedDownload, VerifiedDownload};
+use ddictl::trust::revocation::{ImagePurpose, Revocations};
 use sha2::Digest;
 
 use super::gpt_builder::{GptBuilder, repair_checksums};
@@ -243,7 +244,8 @@ fn check_plans(
 ) -> usize {
     let mut plans = 0;
     let [root_hash, usr_hash] = given;
-    let trust = Trust { anchors, root_hash, usr_hash, download, at: valid_time() };
+    let (revocations, purpose) = (Revocations::NONE, ImagePurpose::UNKNOWN);
+    let trust = Trust { anchors, revocations, purpose, root_hash, usr_hash, download, at: valid_time() };
     let signers_are_trusted = anchors == &*SIGNERS;
     let policies = [
         RequestedPolicy::as_written(ImagePolicy::allow()),

@@ -48,6 +48,7 @@ mod seal;
 mod self_test;
 #[path = "../support/tar_builder.rs"]
 mod tar_builder;
+mod trust_rules;
 mod udev_links;
 mod whole_disk;
 
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
             pull_tar::TESTS,
             pull_tar_peers::TESTS,
             pull_verification::TESTS,
+            trust_rules::TESTS,
             whole_disk::TESTS,
             mount::TESTS,
         ]

@@ -17,6 +17,7 @@ use ddictl::operation::detach::{Detachment, detach};
 use ddictl::operation::error::OperationError;
 use ddictl::operation::observer::Silent;
 use ddictl::operation::record::Record;
+use ddictl::operation::trust_store::{TrustSettings, TrustStore};
 use ddictl::operation::whole_disk::{WholeDiskRequest, attach_whole_disk, release_partitions};
 
 use crate::gpt_builder::{BuiltImage, GptBuilder};
@@ -125,7 +126,8 @@ impl Held {
 }
 
 fn hold(path: &Path, access: Access) -> Result<Held, OperationError> {
-    attach_whole_disk(&request(path, access), &Silent, &Cancel::never()).map(|made| Held(made.record))
+    let trust = TrustStore::load(TrustSettings::default())?;
+    attach_whole_disk(&request(path, access), &trust, &Silent, &Cancel::never()).map(|made| Held(made.record))
 }
 
 fn index(offset: u64) -> usize {

@@ -5,6 +5,7 @@ use ddictl::image::plan::Access;
 use ddictl::image::whole_disk::{WholeDiskPlan, WholeDiskRefusal};
 use ddictl::operation::cancel::Cancel;
 use ddictl::operation::error::OperationError;
+use ddictl::operation::trust_store::{TrustSettings, TrustStore};
 use ddictl::operation::whole_disk::{WholeDiskRequest, plan_whole_disk};
 
 use crate::ddi_builder::{Ddi, READ_ONLY, fixture, squashfs, vfat};
@@ -46,14 +47,15 @@ fn the_refusal_comes_before_the_image_is_read_and_is_a_usage_error() {
         policy: text.map(policy),
         access: Access::ReadWrite,
     };
+    let trust = TrustStore::load(TrustSettings::default()).unwrap();
     for text in [None, Some("@verified-boot"), Some("root=signed")] {
-        let error = plan_whole_disk(&request(text), &Cancel::never()).unwrap_err();
+        let error = plan_whole_disk(&request(text), &trust, &Cancel::never()).unwrap_err();
         assert!(
             matches!(&error, OperationError::Usage(said) if said.contains("--image-policy='*'")),
             "{error}"
         );
     }
-    let error = plan_whole_disk(&request(Some("*")), &Cancel::never()).unwrap_err();
+    let error = plan_whole_disk(&request(Some("*")), &trust, &Cancel::never()).unwrap_err();
     assert!(matches!(error, OperationError::System { .. }), "{error}");
 }
 

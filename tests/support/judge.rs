@@ -5,7 +5,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ddictl::format::image_class::ImageClass;
 use ddictl::format::root_hash::RootHash;
+use ddictl::format::trust_rules;
 use ddictl::format::units::{ByteLength, ByteOffset, Extent};
 use ddictl::image::assessment::{Assessment, Trust, assess};
 use ddictl::image::beside::Beside;
@@ -16,6 +18,7 @@ use ddictl::image::policy::Protection;
 use ddictl::image::presets::{PolicyArgument, Preset, RequestedPolicy};
 use ddictl::image::survey::{Malformed, Survey, SurveyOptions};
 use ddictl::trust::anchor::{TrustAnchor, TrustAnchors};
+use ddictl::trust::revocation::{ImagePurpose, Revocations};
 
 use crate::ddi_builder::native;
 use crate::keys::Pair;
@@ -28,6 +31,8 @@ const MAXIMUM_ROUNDS: usize = 12;
 pub(crate) struct Judge {
     anchors: TrustAnchors,
     root_hash: Option<RootHash>,
+    revocations: Revocations,
+    purpose: ImagePurpose,
     beside: Beside,
 }
 
@@ -47,12 +52,30 @@ impl Judge {
     pub(crate) fn trusting(pairs: &[&Pair]) -> Self {
         let anchor = |pair: &&Pair| TrustAnchor::from_pem("test", &pair.certificate_pem()).unwrap();
         let anchors = TrustAnchors::new(pairs.iter().map(anchor).collect());
-        Self { anchors, root_hash: None, beside: Beside::default() }
+        Self {
+            anchors,
+            root_hash: None,
+            revocations: Revocations::default(),
+            purpose: ImagePurpose::default(),
+            beside: Beside::default(),
+        }
     }
 
     /// Knows the root hash of the root partition.
     pub(crate) fn root_hash(mut self, root_hash: Option<RootHash>) -> Self {
         self.root_hash = root_hash;
+        self
+    }
+
+    /// Holds to what a file of trust.d says.
+    pub(crate) fn under(mut self, rules: &str) -> Self {
+        self.revocations.add("test.conf", trust_rules::parse(rules).unwrap());
+        self
+    }
+
+    /// Uses images as this.
+    pub(crate) fn using_as(mut self, class: Option<ImageClass>, name: &str) -> Self {
+        self.purpose = ImagePurpose { class, name: Some(name.to_owned()) };
         self
     }
 
@@ -67,6 +90,8 @@ impl Judge {
             anchors: &self.anchors,
             root_hash: self.root_hash.as_ref(),
             usr_hash: None,
+            revocations: &self.revocations,
+            purpose: &self.purpose,
             download: None,
             at: now(),
         }

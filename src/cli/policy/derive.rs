@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::cli::options::{JsonOption, SidecarOptions, TrustOptions};
+use crate::cli::options::{ClassOption, JsonOption, SidecarOptions, TrustOptions};
 use crate::cli::{Context, Failure, Status};
 use crate::image::derivation::{Derivation, derive};
 use crate::image::plan::Refusal;
@@ -24,6 +24,8 @@ pub(in crate::cli) struct Arguments {
     image: PathBuf,
 
     #[command(flatten)]
+    class: ClassOption,
+    #[command(flatten)]
     trust: TrustOptions,
     #[command(flatten)]
     sidecars: SidecarOptions,
@@ -33,7 +35,7 @@ pub(in crate::cli) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
-        let trust = self.trust.load(context)?;
+        let trust = self.trust.load_for(self.class.given(), context)?;
         let image = ImageFile::open_with_companions(&self.image, &self.sidecars.settings()?)?;
         let examined = examine(&image, &trust, &context.cancel)?;
         let derivation = derive(&examined.dissection, &examined.assessment).map_err(|findings| {

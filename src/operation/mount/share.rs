@@ -43,7 +43,7 @@ pub(super) fn find(
     if candidates.is_empty() {
         return Ok(None);
     }
-    let plan = plan(&image, trust, &request.policy, request.access(), cancel)?;
+    let plan = plan(&image, &request.trust(trust), &request.policy, request.access(), cancel)?;
     for record in candidates {
         let reference = record.reference.clone();
         match Activation::of_attachment(&store, record, &image, &plan, request.options())? {

@@ -13,11 +13,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::format::companion::CompanionKind;
-use crate::format::image_class::ImageClass;
 use crate::format::units::ByteLength;
+use crate::image::finding::Rule;
 use crate::image::plan::{Access, ActivationPlan};
 use crate::image::presets::RequestedPolicy;
 use crate::image::reduction::Reduction;
+use crate::image::survey::Malformed;
 use crate::kernel::placed_file::{CompleteFile, clear_extent};
 use crate::operation::activate::Reservation;
 use crate::operation::cancel::Cancel;
@@ -31,7 +32,9 @@ use crate::operation::record::{FileIdentity, Owner, PlacedBeside, Record, Record
 use crate::operation::source::ImageFile;
 use crate::operation::tree::file_name;
 use crate::operation::trust_store::TrustStore;
-use crate::operation::verified_image::{ImmutableImage, VerifiedImage, dissect_and_plan, look};
+use crate::operation::verified_image::{
+    ImmutableImage, VerifiedImage, dissect_and_plan, look, refuse_revoked,
+};
 use crate::trust::download::CheckedDownload;
 
 use super::beside::WithCompanions;
@@ -45,8 +48,6 @@ use super::{Destination, Fetched, Prepared, PullRequest, fetch, with_cache};
 pub struct FileRequest {
     /// What is to be pulled, and how. Its policy is not asked.
     pub pull: PullRequest,
-    /// What the image is for.
-    pub class: ImageClass,
     /// What is required of it; without, the verification of the download is all there is.
     pub policy: Option<RequestedPolicy>,
     /// Nobody shall write to it, its owner included.
@@ -66,8 +67,9 @@ pub fn pull_file(
     cancel: &Cancel,
 ) -> Result<Record, OperationError> {
     let FileRequest { pull, policy, .. } = request;
+    let trust = &pull.trust(trust);
     expect_plain_name(&pull.name)?;
-    let reference = reference_of_file(&pull.name, request.class)?;
+    let reference = reference_of_file(&pull.name, pull.class)?;
     let directory = pull.directory.absolute()?;
     reap(observer)?;
     let target = directory.path.join(format!("{}.raw", pull.name));
@@ -156,7 +158,10 @@ impl Placing<'_> {
         self.tell(download.as_ref());
         let judged = match &self.request.policy {
             Some(policy) => Some(self.judge(file.file(), size, &companions, download.as_ref(), policy)?),
-            None => None,
+            None => {
+                self.refuse_revoked(file.file(), size)?;
+                None
+            }
         };
         let size =
             judged.as_ref().and_then(|judged| judged.reduction.as_ref()).map_or(size, |r| r.image_size);
@@ -195,6 +200,28 @@ impl Placing<'_> {
         if self.request.policy.is_none() {
             self.observer.note("no policy was asked: the image is placed as it came, with everything in it");
         }
+    }
+
+    /// Refuses an image that is placed as it came and has a partition that was taken back, whoever chooses among them.
+    fn refuse_revoked(&self, file: &File, size: ByteLength) -> Result<(), OperationError> {
+        let revocations = self.trust.revocations();
+        if revocations.root_hashes().next().is_none() {
+            return Ok(());
+        }
+        let name = self.request.pull.url.to_string();
+        let clone = file.try_clone().map_err(|source| self.placing(source))?;
+        let image = ImageFile::from_file(clone, &name, size);
+        let dissection = match look(&image, self.trust, None, self.cancel) {
+            Ok((dissection, _)) => dissection,
+            // Without a GUID partition table there are no root hashes.
+            Err(OperationError::Malformed { source: Malformed { finding }, .. })
+                if matches!(finding.rule, Rule::NothingRecognised | Rule::MbrTable) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        refuse_revoked(&name, &dissection, revocations)
     }
 
     /// Plans what is to stay of the image, and clears the rest.

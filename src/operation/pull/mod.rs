@@ -7,6 +7,7 @@ use crate::fetch::client::HttpClient;
 use crate::fetch::download::Download as Transfer;
 use crate::fetch::origin::Origin;
 use crate::format::compression::Encoding;
+use crate::format::image_class::ImageClass;
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::ByteLength;
 use crate::format::verification_mode::VerificationMode;
@@ -68,6 +69,8 @@ pub struct PullRequest {
     pub url: Origin,
     /// The local name, without `.raw`.
     pub name: String,
+    /// What the image is for: with the name it decides who may sign it.
+    pub class: ImageClass,
     /// Where the file is placed.
     pub directory: ImageDirectory,
     /// What is required of the image.
@@ -86,6 +89,13 @@ pub struct PullRequest {
     pub patience: Patience,
     /// How the kernel is to guard what is verified.
     pub guard: GuardOptions,
+}
+
+impl PullRequest {
+    /// Whom to trust with this image.
+    fn trust(&self, trust: &TrustStore) -> TrustStore {
+        trust.for_image(Some(self.class), &self.name)
+    }
 }
 
 /// How long to wait for a server, and how often to try again.
@@ -113,6 +123,7 @@ pub fn plan_pull(
     cancel: &Cancel,
 ) -> Result<(LoopReference, ActivationPlan), OperationError> {
     expect_plain_name(&request.name)?;
+    let trust = &request.trust(trust);
     let reference = reference_of(&request.name)?;
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
@@ -148,6 +159,7 @@ pub fn pull(
     cancel: &Cancel,
 ) -> Result<Attached, OperationError> {
     expect_plain_name(&request.name)?;
+    let trust = &request.trust(trust);
     let reference = reference_of(&request.name)?;
     // The record is read by later commands, in other working directories.
     let directory = request.directory.absolute()?;
@@ -291,7 +303,7 @@ fn fetch(
         None => (ByteLength::ZERO, Vec::new()),
     };
     let transfer = open(client, origin, observer, cancel)?;
-    let with_digest = cached.is_some() || verification.expected().digest().is_some();
+    let with_digest = cached.is_some() || verification.needs_digest();
     // They are of this file or of none: the digests of a larger one would cost memory for nothing.
     if transfer.total() != Some(size.bytes()) {
         hints.clear();
@@ -336,7 +348,8 @@ fn prepare(
 ) -> Result<Verification, OperationError> {
     let files = FilesBeside { client, image: &request.url, observer, cancel };
     let keyrings = || keyring_store::load(&request.keyrings, observer);
-    let verification = Verification::prepare(request.verify, &files, keyrings, trust.time())?;
+    let verification = Verification::prepare(request.verify, &files, keyrings, trust.time())?
+        .refusing(trust.revocations())?;
     if let Some(by) = verification.expected().vouched_by() {
         observer.note(&format!("the download is to be the one of: {by}"));
     }
@@ -365,6 +378,7 @@ fn preflight(
     let size = source.size();
     match plan(&WithCompanions { image: &*source, companions }, trust, policy, Access::ReadOnly, cancel) {
         Ok(plan) => Ok((size, LeafHint::of_plan(&plan))),
+        Err(error) if error.is_revocation() => Err(error),
         Err(error) if error.is_about_the_image() && verification.expected().vouched_by().is_none() => {
             Err(error)
         }

@@ -60,7 +60,7 @@ pub(super) fn expect_plain_name(name: &str) -> Result<(), OperationError> {
     if !is_plain_name(name) {
         let found = name.escape_debug();
         let problem = format!(
-            "naming what is pulled: expected a name without '/', control characters, and a dot in front, found '{found}'"
+            "naming what is pulled: expected a name without '/', without control characters and without a dot in front, found '{found}'"
         );
         return Err(OperationError::Usage(problem));
     }

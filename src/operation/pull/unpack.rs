@@ -76,6 +76,7 @@ pub fn pull_tar(
     cancel: &Cancel,
 ) -> Result<Record, OperationError> {
     let TarRequest { pull, policy, .. } = request;
+    let trust = &pull.trust(trust);
     let name = &pull.name;
     let reference = name.parse().map_err(|error| {
         OperationError::Usage(format!("naming the directory '{name}': {error}: give another NAME"))

@@ -19,6 +19,7 @@ use crate::operation::observer::Observer;
 use crate::trust::download::{CheckedDownload, DownloadDigest, ExpectedDownload, NotListed};
 use crate::trust::manifest::VerifiedManifest;
 use crate::trust::openpgp::{Keyrings, MAXIMUM_SIGNATURE};
+use crate::trust::revocation::Revocations;
 
 use super::remote::fetching;
 
@@ -137,6 +138,7 @@ pub struct Verification {
     url: String,
     expected: ExpectedDownload,
     sums: Sums,
+    revocations: Revocations,
 }
 
 /// The sums, where the mode has any.
@@ -197,7 +199,28 @@ impl Verification {
                 (expected, Sums::Signed(manifest))
             }
         };
-        Ok(Self { url, expected, sums })
+        Ok(Self { url, expected, sums, revocations: Revocations::default() })
+    }
+
+    /// The same, where some downloads are refused whoever vouches for them.
+    ///
+    /// # Errors
+    /// [`OperationError::Unverified`] where that is so of the very one that is expected: it need not come.
+    pub fn refusing(self, revocations: &Revocations) -> Result<Self, OperationError> {
+        let refusing = Self { revocations: revocations.clone(), ..self };
+        if let Some(digest) = refusing.expected.digest() {
+            refusing.check_revoked(digest.as_bytes())?;
+        }
+        Ok(refusing)
+    }
+
+    /// Whether the digest of what comes must be known.
+    pub fn needs_digest(&self) -> bool {
+        self.expected.digest().is_some() || self.revocations.has_images()
+    }
+
+    fn check_revoked(&self, digest: &[u8; 32]) -> Result<(), OperationError> {
+        self.revocations.check_image(digest).map_err(|source| unverified(&self.shown(), source))
     }
 
     /// What the image is to be.
@@ -205,17 +228,18 @@ impl Verification {
         &self.expected
     }
 
-    /// Compares the complete download. `digest` may be missing only where nothing is compared.
+    /// Compares the complete download. `digest` may be missing only where [none is needed](Self::needs_digest).
     ///
     /// # Errors
-    /// [`OperationError::Unverified`] where it is another one.
+    /// [`OperationError::Unverified`] where it is another one, or is refused whoever vouches for it.
     pub fn check(&self, digest: Option<DownloadDigest>) -> Result<Option<CheckedDownload>, OperationError> {
-        match (digest, self.expected.digest()) {
-            (Some(digest), _) => {
+        match digest {
+            Some(digest) => {
+                self.check_revoked(digest.as_bytes())?;
                 self.expected.check(digest).map(Some).map_err(|source| unverified(&self.shown(), source))
             }
-            (None, None) => Ok(None),
-            (None, Some(_)) => {
+            None if !self.needs_digest() => Ok(None),
+            None => {
                 let problem = "expected the digest of what came, found none";
                 Err(OperationError::state("verifying", &self.url, problem))
             }

@@ -44,7 +44,7 @@ fn sign_anyhow(pair: &Pair, flags: Pkcs7Flags) -> Vec<u8> {
 const DETACHED: Pkcs7Flags = Pkcs7Flags::DETACHED.union(Pkcs7Flags::NOATTR).union(Pkcs7Flags::BINARY);
 
 fn verify(der: &[u8], pairs: &[&Pair]) -> Result<AuthenticatedRootHash, SignatureError> {
-    verify_root_hash_signature(&root_hash(), der, None, &anchors(pairs), at(NOON))
+    verify_root_hash_signature(&root_hash(), der, None, &Signers::unlimited(&anchors(pairs), at(NOON)))
 }
 
 /// `der` with the one occurrence of `old` replaced, which must be as long as `new`.
@@ -75,7 +75,10 @@ fn a_signature_by_a_trust_anchor_authenticates_the_root_hash_and_names_the_signe
     }
     let long = RootHash::from_bytes(&[1; 64]).unwrap();
     let der = sign_root_hash(&long, &CURVE.key_pem(), &CURVE.certificate_pem()).unwrap();
-    assert!(verify_root_hash_signature(&long, &der, None, &anchors(&[&CURVE]), at(NOON)).is_ok());
+    assert!(
+        verify_root_hash_signature(&long, &der, None, &Signers::unlimited(&anchors(&[&CURVE]), at(NOON)))
+            .is_ok()
+    );
 }
 
 #[test]
@@ -223,7 +226,12 @@ fn all_signers_must_be_trusted_and_right() {
     );
     // With several signers the claimed fingerprint may be anyone's of them, and names the one that is reported.
     let claim = |claimed: [u8; 32]| {
-        verify_root_hash_signature(&root_hash(), &both, Some(&claimed), &anchors(&[&RSA, &CURVE]), at(NOON))
+        verify_root_hash_signature(
+            &root_hash(),
+            &both,
+            Some(&claimed),
+            &Signers::unlimited(&anchors(&[&RSA, &CURVE]), at(NOON)),
+        )
     };
     let signer = claim(CURVE.fingerprint()).unwrap().signer().unwrap().fingerprint();
     assert_eq!(signer.as_bytes(), &CURVE.fingerprint());
@@ -263,7 +271,8 @@ fn a_signature_over_another_root_hash_is_wrong() {
     let der = sign(&RSA);
     for other in [RootHash::from_bytes(&[0xac; 32]).unwrap(), RootHash::from_bytes(&[0xab; 64]).unwrap()] {
         assert_eq!(
-            verify_root_hash_signature(&other, &der, None, &anchors(&[&RSA]), at(NOON)).unwrap_err(),
+            verify_root_hash_signature(&other, &der, None, &Signers::unlimited(&anchors(&[&RSA]), at(NOON)))
+                .unwrap_err(),
             SignatureError::WrongSignature { root_hash: other, subject: "CN=rsa signer".to_owned() }
         );
     }
@@ -347,8 +356,14 @@ fn certificates_count_from_their_first_to_their_last_second() {
     };
     let pair = Pair::new(KeyKind::P256, &options);
     let der = sign(&pair);
-    let verify =
-        |seconds| verify_root_hash_signature(&root_hash(), &der, None, &anchors(&[&pair]), at(seconds));
+    let verify = |seconds| {
+        verify_root_hash_signature(
+            &root_hash(),
+            &der,
+            None,
+            &Signers::unlimited(&anchors(&[&pair]), at(seconds)),
+        )
+    };
     assert!(verify(1_000_000_000).is_ok());
     assert!(verify(1_100_000_000).is_ok());
     let early = verify(999_999_999).unwrap_err();
@@ -385,7 +400,12 @@ fn a_renewed_certificate_of_the_same_key_is_preferred_to_an_expired_one() {
 fn a_claimed_fingerprint_must_be_the_signers() {
     let der = sign(&CURVE);
     let verify = |claimed: [u8; 32]| {
-        verify_root_hash_signature(&root_hash(), &der, Some(&claimed), &anchors(&[&RSA, &CURVE]), at(NOON))
+        verify_root_hash_signature(
+            &root_hash(),
+            &der,
+            Some(&claimed),
+            &Signers::unlimited(&anchors(&[&RSA, &CURVE]), at(NOON)),
+        )
     };
     assert!(verify(CURVE.fingerprint()).is_ok());
     for claimed in [RSA.fingerprint(), [0; 32]] {
@@ -441,7 +461,14 @@ fn every_changed_byte_outside_the_embedded_certificate_is_noticed() {
         for flip in [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xff] {
             let mut changed = der.clone();
             changed[position] ^= flip;
-            if verify_root_hash_signature(&root_hash(), &changed, None, &anchors, at(NOON)).is_ok() {
+            if verify_root_hash_signature(
+                &root_hash(),
+                &changed,
+                None,
+                &Signers::unlimited(&anchors, at(NOON)),
+            )
+            .is_ok()
+            {
                 unnoticed.insert(position);
             }
         }
@@ -457,7 +484,15 @@ fn every_changed_byte_outside_the_embedded_certificate_is_noticed() {
     }
     assert!(unnoticed.len() > ignored.len() / 2, "the certificate should not have been looked at");
     for length in 0..der.len() {
-        assert!(verify_root_hash_signature(&root_hash(), &der[..length], None, &anchors, at(NOON)).is_err());
+        assert!(
+            verify_root_hash_signature(
+                &root_hash(),
+                &der[..length],
+                None,
+                &Signers::unlimited(&anchors, at(NOON))
+            )
+            .is_err()
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 //! rule that then refuses it, in the library and by the program, whose exit status is 3.
 
 mod beside;
+mod revoked;
 mod rows;
 
 use std::collections::BTreeSet;
@@ -18,6 +19,7 @@ use ddictl::image::policy::Protection;
 use ddictl::image::presets::RequestedPolicy;
 use ddictl::image::survey::{Survey, SurveyOptions};
 use ddictl::trust::anchor::TrustAnchors;
+use ddictl::trust::revocation::{ImagePurpose, Revocations};
 use openssl::pkcs7::{Pkcs7, Pkcs7Flags};
 use openssl::stack::Stack;
 
@@ -78,6 +80,7 @@ const ELSEWHERE: &[(Rule, &str)] = &[
     (Rule::ExposedUnauthenticated, "needs a loosened preset: a_looser_text_does_not_loosen_verified_boot"),
     (Rule::RootHashMismatch, "needs a root hash: a_given_root_hash_decides"),
     (Rule::SignatureRefusedByKernel, "needs a kernel that checks signatures: tests/machine"),
+    (Rule::RootHashRevoked, "needs rules of the administrator: refusals::revoked"),
     (Rule::NothingToProve, "needs files beside the image: refusals::beside"),
     (Rule::RootHashFileInvalid, "needs a file beside the image: refusals::beside"),
     (Rule::RootHashFileMismatch, "needs a file beside the image: refusals::beside"),
@@ -246,7 +249,15 @@ fn a_given_root_hash_decides() {
     let dissection = survey(&unsigned, SurveyOptions::new(native())).unwrap();
     let anchors = TrustAnchors::default();
     let at = std::time::UNIX_EPOCH;
-    let trust = Trust { anchors: &anchors, root_hash: Some(&other), usr_hash: None, download: None, at };
+    let trust = Trust {
+        anchors: &anchors,
+        revocations: Revocations::NONE,
+        purpose: ImagePurpose::UNKNOWN,
+        root_hash: Some(&other),
+        usr_hash: None,
+        download: None,
+        at,
+    };
     let assessment = assess(&dissection, &trust);
     let evaluation = evaluate(&dissection, &assessment, &policy("*"));
     assert_eq!(evaluation.refusals[0].rule, Rule::RootHashMismatch);
