@@ -166,6 +166,39 @@ fn what_puts_it_into_initrds_is_installed_on_request() {
 }
 
 #[test]
+fn what_is_installed_is_what_an_initrd_of_mkosi_needs() {
+    let (target, destination) = (built(), tempfile::tempdir().unwrap());
+    let finalize = || {
+        Command::new("sh")
+            .arg(source_tree().join("initrd/mkosi/mkosi.finalize"))
+            .env("BUILDROOT", destination.path())
+            .output()
+            .unwrap()
+    };
+    let refusal = || {
+        let output = finalize();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(refusal().contains("'/usr/bin/ddictl' is missing"));
+    assert_success(&install(target.path(), destination.path(), &[]));
+    assert!(refusal().contains("no trust anchor for the initrd"));
+    let anchors = destination.path().join("usr/lib/verity.d");
+    fs::create_dir_all(&anchors).unwrap();
+    fs::write(anchors.join("a.crt"), "-----BEGIN CERTIFICATE-----\n").unwrap();
+    assert_success(&finalize());
+    assert!(destination.path().join("etc/initrd-release").is_file());
+    fs::remove_file(destination.path().join("usr/lib/udev/rules.d/61-ddictl.rules")).unwrap();
+    assert!(refusal().contains("'/usr/lib/udev/rules.d/61-ddictl.rules' is missing"));
+
+    let network = |path: &str| fs::read_to_string(source_tree().join("initrd").join(path)).unwrap();
+    assert_eq!(
+        network("mkosi/mkosi.extra/usr/lib/systemd/network/zz-ddictl.network"),
+        network("dracut/90ddictl/zz-ddictl.network")
+    );
+}
+
+#[test]
 fn a_second_install_changes_nothing() {
     let (target, destination) = (built(), tempfile::tempdir().unwrap());
     assert_success(&install(target.path(), destination.path(), &[]));

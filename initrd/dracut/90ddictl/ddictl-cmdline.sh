@@ -1,21 +1,26 @@
 #!/bin/sh
-# Sourced by dracut while it reads the kernel command line.
+# Sourced by dracut while it reads the kernel command line. What is written into cmdline.d counts as if it were on it.
 
 # shellcheck source=initrd/functions
 . /usr/lib/ddictl/initrd-functions
 
 ddictl_read_command_line
-if [ -n "$ddictl_network" ]; then
-    # As if it were on the kernel command line: brings up the network although the root is not on it.
+if [ -n "$ddictl_asked" ]; then
     mkdir -p /etc/cmdline.d
-    echo rd.neednet=1 >/etc/cmdline.d/40-ddictl.conf
-    unset CMDLINE
+    # The root is not on the network, and yet it is needed.
+    [ -z "$ddictl_network" ] || echo rd.neednet=1 >/etc/cmdline.d/40-ddictl.conf
 fi
-# systemd's own generators know these.
+# With systemd its own generators know these.
 # shellcheck disable=SC2034 # they are dracut's
 if [ -n "$ddictl_asked" ] && [ -z "${DRACUT_SYSTEMD:-}" ]; then
     case ${root:-} in
     gpt-auto) root=/dev/gpt-auto-root ;;
     bind:/*) rootok=1 ;;
+    esac
+    # What lies below dm-verity or in memory is not to be repaired.
+    case ${root:-} in
+    /dev/disk/by-loop-ref/* | block:/dev/disk/by-loop-ref/* | /dev/gpt-auto-root)
+        echo rd.skipfsck=1 >>/etc/cmdline.d/40-ddictl.conf
+        ;;
     esac
 fi

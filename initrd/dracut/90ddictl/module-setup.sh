@@ -19,6 +19,8 @@ depends() {
     if ! dracut_module_included "systemd" && ! [[ -e ${dracutsysrootdir-}/usr/sbin/NetworkManager ]]; then
         echo -n "network-legacy "
     fi
+    # A module of its own in newer versions.
+    ! compgen -G "${dracutbasedir:-/usr/lib/dracut}/modules.d/[0-9][0-9]initqueue" >/dev/null || echo -n "initqueue "
     echo "network udev-rules rootfs-block"
     return 0
 }

@@ -15,7 +15,6 @@ use crate::format::units::{ByteLength, Extent};
 use super::PullRequest;
 use super::download::tell;
 use crate::operation::cancel::Cancel;
-use crate::operation::companions::Companions;
 use crate::operation::error::OperationError;
 use crate::operation::observer::Observer;
 use crate::operation::source::{ImageFile, ImageSource};
@@ -40,11 +39,7 @@ pub(super) fn client(request: &PullRequest, cancel: &Cancel) -> HttpClient {
 }
 
 /// Whoever asked us to stop is told of that, and not of the request that it ended.
-pub(in crate::operation) fn fetching(
-    url: impl ToString,
-    cancel: &Cancel,
-    source: FetchError,
-) -> OperationError {
+pub(super) fn fetching(url: impl ToString, cancel: &Cancel, source: FetchError) -> OperationError {
     match (source, cancel.check()) {
         (FetchError::Cancelled, Err(interrupted)) => interrupted.into(),
         (source, _) => OperationError::Fetch { url: url.to_string(), source },
@@ -67,7 +62,7 @@ pub(super) fn look<'a>(
             let retry = RetryOptions { retries, ..RetryOptions::default() };
             let reader = RangeReader::open(client, url, retry, Box::new(|setback| tell(observer, setback)))
                 .map_err(|error| fetching(origin, cancel, error))?;
-            Ok(Box::new(RemoteImage::new(url, reader, Companions::none(), cancel)))
+            Ok(Box::new(RemoteImage::new(url, reader, cancel)))
         }
         Origin::File(path) => Ok(Box::new(ImageFile::open(path)?)),
         Origin::Stream(_) => Err(OperationError::Usage(format!(
@@ -96,24 +91,17 @@ pub(super) fn encoding(source: &dyn ImageSource) -> Result<Encoding, OperationEr
 }
 
 /// An image on a server that answers requests for parts.
-pub(in crate::operation) struct RemoteImage<'a> {
+struct RemoteImage<'a> {
     name: String,
     size: ByteLength,
     reader: Mutex<RangeReader<'a>>,
-    companions: Companions,
     cancel: Cancel,
 }
 
 impl<'a> RemoteImage<'a> {
-    /// The image at `url` that `reader` has opened.
-    pub(in crate::operation) fn new(
-        url: &ImageUrl,
-        reader: RangeReader<'a>,
-        companions: Companions,
-        cancel: &Cancel,
-    ) -> Self {
+    fn new(url: &ImageUrl, reader: RangeReader<'a>, cancel: &Cancel) -> Self {
         let (name, size) = (url.to_string(), reader.total());
-        Self { name, size, reader: Mutex::new(reader), companions, cancel: cancel.clone() }
+        Self { name, size, reader: Mutex::new(reader), cancel: cancel.clone() }
     }
 }
 
@@ -124,10 +112,6 @@ impl ImageSource for RemoteImage<'_> {
 
     fn name(&self) -> &str {
         &self.name
-    }
-
-    fn companions(&self) -> &Companions {
-        &self.companions
     }
 
     fn read(&self, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError> {

@@ -8,6 +8,11 @@ check() {
 }
 
 # called by dracut
+installkernel() {
+    hostonly='' instmods dummy
+}
+
+# called by dracut
 install() {
     inst_multiple busybox ip
     inst_hook pre-trigger 10 "$moddir/lab.sh"
