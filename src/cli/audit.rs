@@ -1,4 +1,5 @@
-use std::io::{self, Write};
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -6,25 +7,31 @@ use serde_json::{Value, json};
 
 use crate::image::finding::Level;
 use crate::image::policy::Use;
-use crate::image::presets::RequestedPolicy;
-use crate::operation::examine::{Audited, Verdict, audit};
-use crate::operation::source::{ImageFile, ImageSource};
+use crate::operation::audit::{AuditRequest, Coverage, Judged, Target, audit_all};
+use crate::operation::error::OperationError;
+use crate::operation::examine::{Audited, Verdict};
 
 use super::options::{ClassOption, Json, PolicyOption, SidecarOptions, TrustOptions};
-use super::report::{audit_text, findings_json, partitions_json};
+use super::report::{findings_json, partitions_json};
 use super::{Context, Failure, Status, say};
+
+mod junit;
+mod sarif;
+mod text;
 
 /// Judge images by a policy, and say what is remarkable about them
 ///
 /// Checks table, contents, geometry and signatures of each image against the policy, and with --deep every data block.
-/// Without --image-policy= nothing is required, and the verdict says so. Needs no privilege.
+/// Without --image-policy= nothing is required, and the verdict says so. Of an image on a server only the parts that are
+/// needed are asked for. Needs no privilege.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The disk images: files or block devices (directories and URLs are not there yet)
-    #[arg(required = true)]
-    images: Vec<PathBuf>,
+    /// The disk images: files, block devices, http or https URLs, or directories, in which all images are found
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<OsString>,
 
-    /// How to print the results: for people, or one JSON object a line (SARIF and JUnit are not there yet)
+    /// How to print the results: for people; one JSON object a line; or one document for code scanning (SARIF 2.1.0) or
+    /// for a CI server (JUnit)
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 
@@ -40,6 +47,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "error")]
     fail_on: FailOn,
 
+    /// Trust this certificate authority (PEM) for https instead of the system's; may be repeated
+    #[arg(long, value_name = "FILE")]
+    ca_certificate: Vec<PathBuf>,
+
     #[command(flatten)]
     class: ClassOption,
     #[command(flatten)]
@@ -54,6 +65,8 @@ pub(super) struct Arguments {
 enum Format {
     Text,
     Json,
+    Sarif,
+    Junit,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,49 +86,104 @@ impl From<FailOn> for Level {
     }
 }
 
+/// How one image is judged, for whatever prints it.
+struct Judgement<'a> {
+    image: &'a str,
+    policy: Option<&'a str>,
+    audited: &'a Audited,
+    /// The least grave finding that fails.
+    fail_on: Level,
+}
+
+impl Judgement<'_> {
+    /// Whether the image as a whole fails.
+    fn fails(&self) -> bool {
+        matches!(self.audited.verdict, Verdict::Refuse | Verdict::Malformed) || self.audited.has(self.fail_on)
+    }
+}
+
+/// What prints the results.
+trait Report {
+    /// An image that was judged.
+    fn judged(&mut self, judgement: &Judgement<'_>) -> io::Result<()>;
+
+    /// An image that could not be read, which has been said on standard error.
+    fn unreadable(&mut self, image: &str, error: &OperationError) -> io::Result<()> {
+        let _ = (image, error);
+        Ok(())
+    }
+
+    /// Nothing more comes.
+    fn end(&mut self, coverage: &Coverage) -> io::Result<()> {
+        let _ = coverage;
+        Ok(())
+    }
+}
+
 impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
-        let json = match (self.json, self.format) {
-            (Some(json), _) => json,
-            (None, Format::Json) => Json::Short,
-            (None, Format::Text) => Json::Off,
-        };
         let trust = self.trust.load_for(self.class.given(), context)?;
         let policy = self.policy.given()?;
-        let sidecars = self.sidecars.settings()?;
+        let companions = self.sidecars.settings()?;
+        let targets = self.images.into_iter().map(Target::parse).collect::<Result<Vec<_>, _>>()?;
+        let several = !matches!(targets.as_slice(), [Target::Url(_)] | [Target::Path(_)]);
+        let mut report: Box<dyn Report> = match (self.json, self.format) {
+            (Some(form @ (Json::Short | Json::Pretty)), _) => Box::new(Lines(form)),
+            (_, Format::Json) => Box::new(Lines(Json::Short)),
+            (_, Format::Text) => {
+                let quiet = context.observer.is_quiet();
+                Box::new(text::Text::new(several, quiet, io::stdout().is_terminal()))
+            }
+            (_, Format::Sarif) => Box::new(sarif::Document::default()),
+            (_, Format::Junit) => Box::new(junit::Document::default()),
+        };
         let mut status = Status::Done;
-        for path in &self.images {
-            context.cancel.check()?;
-            let audited = ImageFile::open_with_companions(path, &sidecars).and_then(|image| {
-                let audited =
-                    audit(&image, &trust, policy.as_ref(), self.deep, &context.observer, &context.cancel)?;
-                Ok((image.name().to_owned(), audited))
-            });
-            let (image, audited) = match audited {
-                Ok(audited) => audited,
-                Err(error @ crate::operation::error::OperationError::Interrupted(_)) => {
-                    return Err(error.into());
+        let fail_on = self.fail_on.into();
+        let policy_text = policy.as_ref().map(ToString::to_string);
+        let request = AuditRequest {
+            targets,
+            trust: &trust,
+            policy: policy.as_ref(),
+            companions,
+            deep: self.deep,
+            ca_certificates: self.ca_certificate,
+        };
+        let hear = |Judged { image, outcome }: Judged| -> Result<(), Failure> {
+            match outcome {
+                Ok(audited) => {
+                    let (image, policy) = (image.as_str(), policy_text.as_deref());
+                    let judgement = Judgement { image, policy, audited: &audited, fail_on };
+                    if judgement.fails() {
+                        status = Status::NotAcceptable;
+                    }
+                    report.judged(&judgement)?;
                 }
                 Err(error) => {
                     say("error", &error.with_causes());
                     status = status.max(Status::SomeFailed);
-                    continue;
+                    report.unreadable(&image, &error)?;
                 }
-            };
-            let text = json.render(&to_json(&image, policy.as_ref(), &audited)).unwrap_or_else(|| {
-                audit_text(&image, policy.as_ref().map(ToString::to_string).as_deref(), &audited)
-            });
-            io::stdout().write_all(text.as_bytes())?;
-            let judged = matches!(audited.verdict, Verdict::Refuse | Verdict::Malformed);
-            if judged || audited.has(self.fail_on.into()) {
-                status = Status::NotAcceptable;
             }
-        }
+            Ok(())
+        };
+        let coverage = audit_all(request, &context.observer, &context.cancel, hear)?;
+        report.end(&coverage)?;
         Ok(status)
     }
 }
 
-fn to_json(image: &str, policy: Option<&RequestedPolicy>, audited: &Audited) -> Value {
+/// One JSON object an image.
+struct Lines(Json);
+
+impl Report for Lines {
+    fn judged(&mut self, judgement: &Judgement<'_>) -> io::Result<()> {
+        let text = self.0.render(&to_json(judgement)).unwrap_or_default();
+        io::stdout().write_all(text.as_bytes())
+    }
+}
+
+fn to_json(judgement: &Judgement<'_>) -> Value {
+    let Judgement { image, policy, audited, .. } = judgement;
     let partitions = audited.examined.as_ref().map_or_else(
         || json!([]),
         |examined| {
@@ -126,7 +194,7 @@ fn to_json(image: &str, policy: Option<&RequestedPolicy>, audited: &Audited) -> 
     );
     json!({
         "image": image,
-        "policy": policy.map(ToString::to_string),
+        "policy": policy,
         "verdict": audited.verdict.as_str(),
         "partitions": partitions,
         "findings": findings_json(&audited.findings),

@@ -22,6 +22,11 @@ impl Terminal {
         Self { quiet, bar: Mutex::new(None) }
     }
 
+    /// Whether only warnings and errors are wanted.
+    pub(super) const fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     fn with_bar(&self, act: impl FnOnce(&mut Option<ProgressBar>)) {
         act(&mut self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }

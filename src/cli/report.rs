@@ -11,7 +11,6 @@ use crate::image::finding::{Finding, Level, is_deceptive, printable};
 use crate::image::plan::{ActivationPlan, PlannedDevice};
 use crate::image::policy::Use;
 use crate::image::whole_disk::WholeDiskPlan;
-use crate::operation::examine::Audited;
 use crate::operation::list::Listed;
 use crate::operation::record::Record;
 
@@ -70,14 +69,18 @@ const fn use_word(decision: Use) -> &'static str {
 /// The findings as `audit` prints them.
 pub(super) fn findings_json(findings: &[Finding]) -> Value {
     let one = |finding: &Finding| {
-        json!({
+        let mut value = json!({
             "rule": finding.rule.code(),
             "level": finding.level.as_str(),
             "partition": finding.partition.map(|number| number.get()),
             "expected": finding.expected,
             "found": finding.found,
             "message": format!("{}; {}", finding.message(), finding.rule.remedy()),
-        })
+        });
+        if let (Some(reason), Some(object)) = (&finding.ignored, value.as_object_mut()) {
+            object.insert("ignored".to_owned(), json!(reason));
+        }
+        value
     };
     findings.iter().map(one).collect()
 }
@@ -141,23 +144,41 @@ pub(super) fn layout_text(dissection: &Dissection) -> String {
     }
 }
 
-/// A verdict with its findings, for people.
-pub(super) fn audit_text(image: &str, policy: Option<&str>, audited: &Audited) -> String {
-    let mut text = format!("{image}: {}\n", audited.verdict.as_str());
-    match policy {
-        Some(policy) => text.push_str(&format!("  policy: {policy}\n")),
-        None => text.push_str("  no policy: nothing was required of this image\n"),
+/// The partitions for people, in what fits beside a verdict: a line each, and not too many.
+pub(super) fn partitions_summary(
+    dissection: &Dissection,
+    assessment: &Assessment,
+    uses: Option<&[Use]>,
+) -> String {
+    const MOST: usize = 12;
+    let mut table = Table::default();
+    let each = dissection.partitions.iter().zip(&assessment.partitions).enumerate();
+    for (index, (partition, assessed)) in each.take(MOST) {
+        let decision = uses.and_then(|uses| uses.get(index)).copied();
+        let signer = assessed.signer().map(|signer| format!("by {signer}"));
+        table.push([
+            partition.number.map_or_else(|| "image".to_owned(), |number| number.to_string()),
+            partition
+                .designator()
+                .map_or_else(|| partition.partition_type.name().unwrap_or_default(), |d| d.to_string()),
+            human_size(partition.extent.length().bytes()),
+            content_word(dissection, partition).unwrap_or_default(),
+            decision.map_or("", use_word).to_owned(),
+            [Some(assessed.protection.as_str().to_owned()), signer]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(" "),
+        ]);
     }
-    for finding in &audited.findings {
-        text.push_str(&format!("  {} {}: {}\n", finding.rule, finding.level, escaped(&finding.message())));
-        text.push_str(&format!("    {}\n", finding.rule.remedy()));
-    }
-    text
+    let more = dissection.partitions.len().saturating_sub(MOST);
+    let rest = if more == 0 { String::new() } else { format!("and {more} partition(s) more\n") };
+    format!("{}{rest}", table.render())
 }
 
 /// A sentence of ours with words of an image in it, on one line. Each of those words has its limit already; to cut the
 /// sentence would cut what was found.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {
         if is_deceptive(character) {
@@ -338,26 +359,4 @@ pub(super) fn listed_json(listed: &Listed) -> Value {
         }
     }
     value
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::image::finding::Rule;
-    use crate::operation::examine::Verdict;
-
-    use super::*;
-
-    #[test]
-    fn a_verdict_shows_the_whole_of_what_was_found_on_one_line() {
-        let found = format!("\u{1b}[31m{}the end", "x".repeat(300));
-        let finding = Finding::of_image(Rule::PolicyState, "signed", found);
-        let audited =
-            Audited { verdict: Verdict::Refuse, examined: None, evaluation: None, findings: vec![finding] };
-        let text = audit_text("os.raw", Some("root=signed"), &audited);
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[..2], ["os.raw: refuse", "  policy: root=signed"]);
-        assert!(lines[2].starts_with("  DDI0501 error: "), "{text}");
-        assert!(lines[2].contains("found \\u{1b}[31mx") && lines[2].ends_with("xthe end"), "{text}");
-        assert_eq!(lines.len(), 4, "the remedy is the last line: {text}");
-    }
 }

@@ -319,13 +319,16 @@ pub struct Finding {
     pub expected: String,
     /// What there is.
     pub found: String,
+    /// Why somebody decided that it does not count; `None` for one that does.
+    pub ignored: Option<String>,
 }
 
 impl Finding {
     /// A finding about the image as a whole.
     #[must_use]
     pub fn of_image(rule: Rule, expected: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { rule, level: rule.level(), partition: None, expected: expected.into(), found: found.into() }
+        let (expected, found) = (expected.into(), found.into());
+        Self { rule, level: rule.level(), partition: None, expected, found, ignored: None }
     }
 
     /// A finding about one partition, or about an image without a table where that has no number.

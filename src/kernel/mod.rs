@@ -38,6 +38,15 @@ pub fn open_foreign(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
+/// As [`open_foreign`], of something that was found and not named: a symbolic link in its place is an error.
+///
+/// # Errors
+/// As [`open_foreign`].
+pub fn open_found(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NOFOLLOW;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
 /// The file of a descriptor through another one that can write, too.
 ///
 /// # Errors

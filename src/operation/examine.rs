@@ -102,15 +102,16 @@ pub struct Audited {
     pub findings: Vec<Finding>,
 }
 
-/// Judges an image by a policy, if there is one; `deep` also checks every data block.
+/// Judges an image by a policy, if there is one, and checks every data block of it in `deep`, where that is given: the
+/// same image as a file.
 ///
 /// # Errors
 /// What reading said. What is wrong with the image itself is part of the result.
 pub fn audit(
-    image: &ImageFile,
+    image: &dyn ImageSource,
     trust: &TrustStore,
     policy: Option<&RequestedPolicy>,
-    deep: bool,
+    deep: Option<&ImageFile>,
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Audited, OperationError> {
@@ -124,9 +125,9 @@ pub fn audit(
     };
     let evaluation = policy.map(|policy| evaluate(&examined.dissection, &examined.assessment, policy));
     let mut corrupt = Vec::new();
-    if deep {
+    if let Some(file) = deep {
         for set in &examined.dissection.verity {
-            match verify_data(image, set, observer, cancel) {
+            match verify_data(file, set, observer, cancel) {
                 Ok(_) => {}
                 Err(OperationError::Integrity { finding, .. }) => corrupt.push(*finding),
                 Err(error) => return Err(error),
@@ -161,9 +162,9 @@ pub fn audit(
 }
 
 impl Audited {
-    /// Whether something at least as grave as `level` was found.
+    /// Whether something at least as grave as `level` was found that counts.
     #[must_use]
     pub fn has(&self, level: Level) -> bool {
-        self.findings.iter().any(|finding| finding.level >= level)
+        self.findings.iter().any(|finding| finding.level >= level && finding.ignored.is_none())
     }
 }

@@ -3,6 +3,7 @@
 pub mod activatable;
 pub mod activate;
 pub mod attach;
+pub mod audit;
 pub mod cache;
 pub mod cancel;
 pub mod companions;

@@ -66,7 +66,21 @@ impl ImageFile {
     /// [`OperationError::System`] where it cannot be opened, [`OperationError::State`] where it is no file or device.
     pub fn open(path: &Path) -> Result<Self, OperationError> {
         let opening = |source: io::Error| OperationError::system("opening", path, source);
-        let file = kernel::open_foreign(path).map_err(opening)?;
+        Self::of_foreign(path, kernel::open_foreign(path).map_err(opening)?)
+    }
+
+    /// As [`Self::open_with_companions`], of a file that was found in a directory: a symbolic link is not followed.
+    ///
+    /// # Errors
+    /// As [`Self::open_with_companions`].
+    pub(super) fn open_found(path: &Path, settings: &CompanionSettings) -> Result<Self, OperationError> {
+        let opening = |source: io::Error| OperationError::system("opening", path, source);
+        let image = Self::of_foreign(path, kernel::open_found(path).map_err(opening)?)?;
+        Ok(image.with_companions(Companions::open(path, settings)?))
+    }
+
+    fn of_foreign(path: &Path, file: File) -> Result<Self, OperationError> {
+        let opening = |source: io::Error| OperationError::system("opening", path, source);
         let metadata = file.metadata().map_err(opening)?;
         let size = if metadata.is_file() {
             metadata.len()

@@ -6,11 +6,14 @@
     reason = "a test fails by panicking; clippy knows that of functions marked #[test] only"
 )]
 
+mod audit;
 mod command_line;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
 mod drift;
 mod fuzz_corpora;
+#[path = "../support/http_server.rs"]
+mod http_server;
 mod initrd_contents;
 mod install;
 #[path = "../support/judge.rs"]

@@ -15,7 +15,7 @@ use crate::format::units::{ByteLength, Extent, LogicalBlockAddress, SectorSize};
 /// bounds the memory and time that a table can cost.
 pub const MAXIMUM_ENTRIES_LENGTH: ByteLength = ByteLength::new(1 << 20);
 
-const SIGNATURE: [u8; 8] = *b"EFI PART";
+pub(super) const SIGNATURE: [u8; 8] = *b"EFI PART";
 const REVISION: u32 = 0x0001_0000;
 /// The sizes of an entry: 128 times a power of two (UEFI 2.10, table 5.5), up to the largest block.
 const ENTRY_SIZES: [u32; 6] = [128, 256, 512, 1024, 2048, 4096];

@@ -1,7 +1,7 @@
 //! Finding the headers of both copies, whatever the sector size.
 
 use super::error::{CopyProblem, GptError};
-use super::header::{CopyRole, Header, Place};
+use super::header::{CopyRole, Header, Place, SIGNATURE};
 use super::mbr::{MBR_LENGTH, Mbr};
 use crate::format::sparse::SparseBytes;
 use crate::format::units::{ByteLength, Extent, SectorSize};
@@ -27,6 +27,15 @@ pub fn probe_extents(image_size: ByteLength) -> Vec<Extent> {
         // Too small for two separate extents, and so at most twice the probe's length.
         None => vec![image],
     }
+}
+
+/// Whether the signature of a table stands where the first copy of one can: a hint, before anything is read that counts.
+#[must_use]
+pub fn begins_with_table(beginning: &[u8]) -> bool {
+    SectorSize::ALL.into_iter().any(|sector_size| {
+        let place = sector_size.length().in_memory().and_then(|start| beginning.get(start..));
+        place.is_some_and(|header| header.starts_with(&SIGNATURE))
+    })
 }
 
 /// The headers of a partition table, at least one of them valid.

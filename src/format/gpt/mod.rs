@@ -30,6 +30,7 @@ pub use self::error::Difference;
 pub use self::error::GptError;
 pub use self::header::MAXIMUM_ENTRIES_LENGTH;
 pub use self::headers::Headers;
+pub use self::headers::begins_with_table;
 pub use self::headers::probe_extents;
 pub use self::table::GptEntry;
 pub use self::table::GptTable;

@@ -124,7 +124,7 @@ impl<'a> Download<'a> {
 }
 
 /// What is said of a failure after which the transfer goes on.
-pub(super) fn tell(observer: &dyn Observer, setback: &Setback<'_>) {
+pub(in crate::operation) fn tell(observer: &dyn Observer, setback: &Setback<'_>) {
     let Setback { error, delay, left } = setback;
     let seconds = delay.as_secs_f32();
     observer.warning(&format!("{error}: trying again in {seconds:.1} s, and {left} times after that"));

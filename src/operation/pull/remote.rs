@@ -15,6 +15,7 @@ use crate::format::units::{ByteLength, Extent};
 use super::PullRequest;
 use super::download::tell;
 use crate::operation::cancel::Cancel;
+use crate::operation::companions::Companions;
 use crate::operation::error::OperationError;
 use crate::operation::observer::Observer;
 use crate::operation::source::{ImageFile, ImageSource};
@@ -39,7 +40,11 @@ pub(super) fn client(request: &PullRequest, cancel: &Cancel) -> HttpClient {
 }
 
 /// Whoever asked us to stop is told of that, and not of the request that it ended.
-pub(super) fn fetching(url: impl ToString, cancel: &Cancel, source: FetchError) -> OperationError {
+pub(in crate::operation) fn fetching(
+    url: impl ToString,
+    cancel: &Cancel,
+    source: FetchError,
+) -> OperationError {
     match (source, cancel.check()) {
         (FetchError::Cancelled, Err(interrupted)) => interrupted.into(),
         (source, _) => OperationError::Fetch { url: url.to_string(), source },
@@ -62,7 +67,7 @@ pub(super) fn look<'a>(
             let retry = RetryOptions { retries, ..RetryOptions::default() };
             let reader = RangeReader::open(client, url, retry, Box::new(|setback| tell(observer, setback)))
                 .map_err(|error| fetching(origin, cancel, error))?;
-            Ok(Box::new(RemoteImage::new(url, reader, cancel)))
+            Ok(Box::new(RemoteImage::new(url, reader, Companions::none(), cancel)))
         }
         Origin::File(path) => Ok(Box::new(ImageFile::open(path)?)),
         Origin::Stream(_) => Err(OperationError::Usage(format!(
@@ -91,17 +96,24 @@ pub(super) fn encoding(source: &dyn ImageSource) -> Result<Encoding, OperationEr
 }
 
 /// An image on a server that answers requests for parts.
-struct RemoteImage<'a> {
+pub(in crate::operation) struct RemoteImage<'a> {
     name: String,
     size: ByteLength,
     reader: Mutex<RangeReader<'a>>,
+    companions: Companions,
     cancel: Cancel,
 }
 
 impl<'a> RemoteImage<'a> {
-    fn new(url: &ImageUrl, reader: RangeReader<'a>, cancel: &Cancel) -> Self {
+    /// The image at `url` that `reader` has opened.
+    pub(in crate::operation) fn new(
+        url: &ImageUrl,
+        reader: RangeReader<'a>,
+        companions: Companions,
+        cancel: &Cancel,
+    ) -> Self {
         let (name, size) = (url.to_string(), reader.total());
-        Self { name, size, reader: Mutex::new(reader), cancel: cancel.clone() }
+        Self { name, size, reader: Mutex::new(reader), companions, cancel: cancel.clone() }
     }
 }
 
@@ -112,6 +124,10 @@ impl ImageSource for RemoteImage<'_> {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn companions(&self) -> &Companions {
+        &self.companions
     }
 
     fn read(&self, extents: &[Extent]) -> Result<Vec<Vec<u8>>, OperationError> {
