@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::image::finding::Level;
+use crate::image::finding::{Level, Rule};
 use crate::image::policy::Use;
 use crate::operation::audit::{AuditRequest, Coverage, Judged, Target, audit_all};
 use crate::operation::error::OperationError;
@@ -27,8 +27,12 @@ mod text;
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The disk images: files, block devices, http or https URLs, or directories, in which all images are found
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required_unless_present = "explain", value_name = "IMAGE")]
     images: Vec<OsString>,
+
+    /// Explain a finding by its code instead (DDI0101), or with 'all' every one
+    #[arg(long, value_name = "CODE", exclusive = true, value_parser = explained)]
+    explain: Option<Explained>,
 
     /// How to print the results: for people; one JSON object a line; or one document for code scanning (SARIF 2.1.0) or
     /// for a CI server (JUnit)
@@ -74,6 +78,19 @@ enum FailOn {
     Error,
     Warning,
     Note,
+}
+
+/// Which rules are explained.
+#[derive(Debug, Clone)]
+struct Explained(Vec<Rule>);
+
+fn explained(code: &str) -> Result<Explained, String> {
+    if code == "all" {
+        return Ok(Explained(Rule::ALL.to_vec()));
+    }
+    let unknown =
+        || "expected 'all', or the code of a finding, such as DDI0101 ('all' shows them)".to_owned();
+    Rule::of_code(code).map(|rule| Explained(vec![rule])).ok_or_else(unknown)
 }
 
 impl From<FailOn> for Level {
@@ -122,6 +139,10 @@ trait Report {
 
 impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
+        if let Some(Explained(rules)) = &self.explain {
+            io::stdout().write_all(text::explanations(rules).as_bytes())?;
+            return Ok(Status::Done);
+        }
         let trust = self.trust.load_for(self.class.given(), context)?;
         let policy = self.policy.given()?;
         let companions = self.sidecars.settings()?;

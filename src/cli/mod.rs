@@ -44,7 +44,7 @@ const NOT_ACCEPTABLE: u8 = 3;
 #[command(name = "ddictl", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = "Exit status: 0 done; 1 failed (system, network, file); 2 usage; 3 the image is not \
 acceptable (malformed, refused by policy, signature or integrity); 128 + signal when interrupted.\n\
-See ddictl(1) and ddictl.policy(5).")]
+See ddictl(1), ddictl.policy(5) and ddictl.findings(7).")]
 struct Arguments {
     /// Do not report progress and notes; warnings and errors stay
     #[arg(long, short, global = true, display_order = 900)]

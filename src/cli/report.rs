@@ -75,7 +75,7 @@ pub(super) fn findings_json(findings: &[Finding]) -> Value {
             "partition": finding.partition.map(|number| number.get()),
             "expected": finding.expected,
             "found": finding.found,
-            "message": format!("{}; {}", finding.message(), finding.rule.remedy()),
+            "message": format!("{}; {}", finding.message(), finding.advice()),
         });
         if let (Some(reason), Some(object)) = (&finding.ignored, value.as_object_mut()) {
             object.insert("ignored".to_owned(), json!(reason));

@@ -4,6 +4,8 @@ use std::fmt;
 
 use crate::format::units::PartitionNumber;
 
+mod explanation;
+
 /// How grave a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {

@@ -117,7 +117,7 @@ fn sarif_is_one_document_with_every_rule_and_a_result_for_each_finding() {
     let ids: Vec<&str> = rules.iter().map(|rule| rule["id"].as_str().unwrap()).collect();
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
     for rule in rules {
-        for property in ["shortDescription", "help"] {
+        for property in ["shortDescription", "fullDescription", "help"] {
             assert!(rule[property]["text"].as_str().is_some_and(|text| !text.is_empty()), "{rule}");
         }
     }

@@ -11,6 +11,7 @@ mod command_line;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
 mod drift;
+mod findings_page;
 mod fuzz_corpora;
 #[path = "../support/http_server.rs"]
 mod http_server;

@@ -69,7 +69,7 @@ impl Report for Document {
                 }
                 None if finding.level >= *fail_on => {
                     counts.failures = counts.failures.saturating_add(1);
-                    element("failure", &finding.message(), finding.rule.code(), finding.rule.remedy())
+                    element("failure", &finding.message(), finding.rule.code(), &finding.advice())
                 }
                 None => format!("<system-out>{}</system-out>", attribute(&finding.to_string())),
             };

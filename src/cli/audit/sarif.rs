@@ -68,6 +68,7 @@ fn rule_json(rule: Rule) -> Value {
         "id": rule.code(),
         "name": format!("{rule:?}"),
         "shortDescription": { "text": rule.title() },
+        "fullDescription": { "text": rule.explanation() },
         "help": { "text": rule.remedy() },
         "defaultConfiguration": { "level": rule.level().as_str() },
     })
@@ -81,7 +82,7 @@ fn result(image: &str, artifact: usize, finding: &Finding) -> Value {
         "ruleId": finding.rule.code(),
         "ruleIndex": rule,
         "level": finding.level.as_str(),
-        "message": { "text": format!("{}; {}", finding.message(), finding.rule.remedy()) },
+        "message": { "text": format!("{}; {}", finding.message(), finding.advice()) },
         "locations": [{
             // A disk image has no lines, but viewers of code show nothing without one.
             "physicalLocation": {

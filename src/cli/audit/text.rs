@@ -5,7 +5,7 @@ use std::env;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use crate::image::finding::{Finding, Level};
+use crate::image::finding::{Finding, Level, Rule};
 use crate::operation::audit::Coverage;
 use crate::operation::error::OperationError;
 use crate::operation::examine::Verdict;
@@ -158,6 +158,37 @@ fn image_text(judgement: &Judgement<'_>, colours: Colours) -> String {
     text
 }
 
+/// What rules are about, a paragraph each.
+pub(super) fn explanations(rules: &[Rule]) -> String {
+    let one = |rule: &Rule| {
+        let mut text = format!("{rule} {}: {}\n", rule.level(), rule.title());
+        let systemd = rule.systemd().map(|text| format!("{text}."));
+        let remedy = format!("What to do: {}.", rule.remedy());
+        for part in [Some(rule.explanation()), systemd.as_deref(), Some(&remedy)].into_iter().flatten() {
+            for line in wrapped(part, 76) {
+                text.push_str(&format!("    {line}\n"));
+            }
+        }
+        text
+    };
+    rules.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+/// Text in lines of at most `width` characters, as far as its words allow.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len().saturating_add(word.len()) < width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 fn finding_text(text: &mut String, finding: &Finding, colours: Colours) {
     let level = colours.paint(colour_of_level(finding.level), finding.level.as_str());
     let padding = " ".repeat("warning".len().saturating_sub(finding.level.as_str().len()));
@@ -169,12 +200,13 @@ fn finding_text(text: &mut String, finding: &Finding, colours: Colours) {
         escaped(&finding.message()),
         ignored.unwrap_or_default()
     );
-    let _ = writeln!(text, "                   {}", colours.paint(Colour::Faint, finding.rule.remedy()));
+    for advice in [Some(finding.rule.remedy()), finding.rule.systemd()].into_iter().flatten() {
+        let _ = writeln!(text, "                   {}", colours.paint(Colour::Faint, advice));
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::image::finding::Rule;
     use crate::operation::examine::Audited;
 
     use super::*;
