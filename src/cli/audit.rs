@@ -10,6 +10,8 @@ use crate::image::policy::Use;
 use crate::operation::audit::{AuditRequest, Coverage, Judged, Target, audit_all};
 use crate::operation::error::OperationError;
 use crate::operation::examine::{Audited, Verdict};
+use crate::operation::ignore_store;
+use crate::operation::observer::Observer as _;
 
 use super::options::{ClassOption, Json, PolicyOption, SidecarOptions, TrustOptions};
 use super::report::{findings_json, partitions_json};
@@ -54,6 +56,11 @@ pub(super) struct Arguments {
     /// Trust this certificate authority (PEM) for https instead of the system's; may be repeated
     #[arg(long, value_name = "FILE")]
     ca_certificate: Vec<PathBuf>,
+
+    /// Ignore the findings that this file lists, until the day that it says: they stay in the report, marked. What refuses
+    /// an image is never ignored. May be repeated
+    #[arg(long, value_name = "FILE")]
+    ignore_file: Vec<PathBuf>,
 
     #[command(flatten)]
     class: ClassOption,
@@ -145,6 +152,7 @@ impl Arguments {
         }
         let trust = self.trust.load_for(self.class.given(), context)?;
         let policy = self.policy.given()?;
+        let mut ignored = ignore_store::load(&self.ignore_file)?;
         let companions = self.sidecars.settings()?;
         let targets = self.images.into_iter().map(Target::parse).collect::<Result<Vec<_>, _>>()?;
         let several = !matches!(targets.as_slice(), [Target::Url(_)] | [Target::Path(_)]);
@@ -171,7 +179,10 @@ impl Arguments {
         };
         let hear = |Judged { image, outcome }: Judged| -> Result<(), Failure> {
             match outcome {
-                Ok(audited) => {
+                Ok(mut audited) => {
+                    for warning in audited.ignore(&image, &mut ignored, trust.time()) {
+                        context.observer.warning(&warning);
+                    }
                     let (image, policy) = (image.as_str(), policy_text.as_deref());
                     let judgement = Judgement { image, policy, audited: &audited, fail_on };
                     if judgement.fails() {
@@ -189,6 +200,9 @@ impl Arguments {
         };
         let coverage = audit_all(request, &context.observer, &context.cancel, hear)?;
         report.end(&coverage)?;
+        for line in ignored.unused() {
+            context.observer.note(&line);
+        }
         Ok(status)
     }
 }

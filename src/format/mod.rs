@@ -6,12 +6,14 @@
 
 pub mod architecture;
 pub mod checksum_manifest;
+pub mod civil_date;
 pub mod companion;
 pub mod compression;
 pub mod designator;
 pub mod gpt;
 pub mod guid;
 pub mod http_header;
+pub mod ignore_list;
 pub mod image_class;
 pub mod image_name;
 pub mod kernel_command_line;

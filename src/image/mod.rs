@@ -9,6 +9,7 @@ mod contents;
 pub mod derivation;
 pub mod dissection;
 pub mod finding;
+pub mod ignored;
 pub mod luks;
 mod pairing;
 pub mod places;

@@ -1,9 +1,12 @@
 //! Looking at an image without touching it: dissection, assessment, audit.
 
+use std::time::SystemTime;
+
 use crate::format::architecture::Architecture;
 use crate::image::assessment::{Assessment, assess};
 use crate::image::dissection::Dissection;
 use crate::image::finding::{Finding, Level, Rule};
+use crate::image::ignored::IgnoreList;
 use crate::image::plan::{Evaluation, evaluate};
 use crate::image::presets::RequestedPolicy;
 use crate::image::survey::{Malformed, SurveyOptions};
@@ -162,6 +165,15 @@ pub fn audit(
 }
 
 impl Audited {
+    /// Marks the findings that are to be ignored at this time, but for those that refuse the image. `image` is what the
+    /// report calls it. Returns what whoever wrote the list should hear.
+    pub fn ignore(&mut self, image: &str, list: &mut IgnoreList, at: SystemTime) -> Vec<String> {
+        let refused = matches!(self.verdict, Verdict::Refuse | Verdict::Malformed);
+        // Of a refused image, what does not refuse it is a warning at most.
+        let refuses = |finding: &Finding| refused && finding.level == Level::Error;
+        list.apply(image, &mut self.findings, refuses, at)
+    }
+
     /// Whether something at least as grave as `level` was found that counts.
     #[must_use]
     pub fn has(&self, level: Level) -> bool {

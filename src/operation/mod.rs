@@ -17,6 +17,7 @@ pub mod examine;
 mod fault;
 #[cfg(feature = "fault-points")]
 pub mod fault;
+pub mod ignore_store;
 pub mod image_directory;
 pub mod keyring_store;
 mod leaves;

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use ddictl::format::designator::{Designator, VerityRole};
 use ddictl::format::gpt::{Headers, MAXIMUM_ENTRIES_LENGTH, probe_extents};
+use ddictl::format::ignore_list;
 use ddictl::format::label::{PartitionLabel, compare_versions};
 use ddictl::format::loop_reference::LoopReference;
 use ddictl::format::root_hash::RootHash;
@@ -23,7 +24,8 @@ use ddictl::format::units::{ByteLength, ByteOffset, Extent, PartitionNumber, Sec
 use ddictl::format::verity::table::{VerityHealth, VerityTable};
 use ddictl::format::verity::{HashTreeGeometry, VeritySuperblock};
 use ddictl::format::verity_signature::VeritySignature;
-use ddictl::image::finding::is_deceptive;
+use ddictl::image::finding::{Finding, Level, Rule, is_deceptive};
+use ddictl::image::ignored::IgnoreList;
 use ddictl::image::policy::{
     Found, FoundFileSystem, ImagePolicy, Protection, Relation, Use, check, show_json, show_text,
 };
@@ -51,11 +53,12 @@ pub use survey::{plans, survey};
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 17] = [
+pub const TARGETS: [(&str, Body); 18] = [
     ("checksum_manifest", checksum_manifest),
     ("decoders", decoders),
     ("gpt", gpt),
     ("http_headers", http_headers),
+    ("ignore_list", ignore_list),
     ("names", names),
     ("openpgp_keyring", openpgp_keyring),
     ("openpgp_signature", openpgp_signature),
@@ -110,6 +113,27 @@ pub fn gpt(input: &[u8]) {
             assert!(!entry.extent.overlaps(other.extent), "{entry:?} {other:?}");
             assert!(entry.uuid != other.uuid, "{entry:?} {other:?}");
         }
+    }
+}
+
+/// A list of findings to ignore: lines that print as they are read, or an error of one line.
+pub fn ignore_list(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    match ignore_list::parse(text) {
+        Ok(lines) => {
+            let printed: Vec<String> = lines.iter().map(ToString::to_string).collect();
+            let again = ignore_list::parse(&printed.join("\n")).unwrap();
+            assert!(again.iter().map(ToString::to_string).eq(printed), "{lines:?}");
+            let mut list = IgnoreList::default();
+            if list.add("fuzz", lines).is_ok() {
+                let mut findings: Vec<Finding> =
+                    Rule::ALL.iter().map(|rule| Finding::of_image(*rule, "one", "another")).collect();
+                let refuses = |finding: &Finding| finding.level == Level::Error;
+                list.apply("/srv/os.raw", &mut findings, refuses, valid_time());
+                assert!(!findings.iter().any(|f| refuses(f) && f.ignored.is_some()), "{text}");
+            }
+        }
+        Err(error) => assert!(is_one_line(&error.to_string()), "{error}"),
     }
 }
 

@@ -15,6 +15,7 @@ mod findings_page;
 mod fuzz_corpora;
 #[path = "../support/http_server.rs"]
 mod http_server;
+mod ignored;
 mod initrd_contents;
 mod install;
 #[path = "../support/judge.rs"]
