@@ -14,8 +14,9 @@
 //! <!-- layers: begin -->
 //! | layer | holds | may name | may do by itself |
 //! |---|---|---|---|
-//! | `main.rs` | the choice of a front end by the name that the program is called by | `cli/`, `mount_helper.rs`, `udev_helper.rs` | environment |
+//! | `main.rs` | the choice of a front end by the name that the program is called by | `cli/`, `generator.rs`, `mount_helper.rs`, `udev_helper.rs` | environment |
 //! | `cli/` | the command line: words in, words out, exit status | `operation/`, `image/`, `trust/`, `format/` | argument parsing, clock, environment, streams, terminal |
+//! | `generator.rs` | the words of systemd for generators | `cli/`, `operation/` | environment, streams, terminal |
 //! | `mount_helper.rs` | the words of mount(8), as those of the command line | `cli/` | nothing |
 //! | `udev_helper.rs` | the words that the udev rules ask for | `operation/`, `image/`, `trust/`, `format/` | argument parsing, environment, streams, terminal |
 //! | `operation/` | the verbs: the order of effects, and their undoing | `kernel/`, `fetch/`, `image/`, `trust/`, `format/` | clock, files, processes, streams, threads |
@@ -84,6 +85,7 @@
 pub mod cli;
 pub mod fetch;
 pub mod format;
+pub mod generator;
 pub mod image;
 pub mod kernel;
 pub mod mount_helper;

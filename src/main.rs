@@ -10,6 +10,9 @@ fn main() -> ExitCode {
     if name == ddictl::udev_helper::NAME {
         return ddictl::udev_helper::run(arguments);
     }
+    if name == ddictl::generator::NAME {
+        return ddictl::generator::run(arguments);
+    }
     if ddictl::mount_helper::NAMES.contains(&name) {
         return ddictl::mount_helper::run(arguments);
     }

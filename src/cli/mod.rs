@@ -2,6 +2,7 @@
 
 mod attach;
 mod audit;
+mod boot;
 mod completion;
 mod detach;
 mod dissect;
@@ -29,6 +30,8 @@ use crate::operation::cancel::{Cancel, Interrupted};
 use crate::operation::error::OperationError;
 
 use self::progress::Terminal;
+
+pub(crate) use self::boot::boot_sources;
 
 /// Everything was done.
 const DONE: u8 = 0;
@@ -68,6 +71,7 @@ enum Verb {
     Mount(mount::Arguments),
     Umount(umount::Arguments),
     Seal(seal::Arguments),
+    Boot(boot::Arguments),
     Completion(completion::Arguments),
 }
 
@@ -114,6 +118,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Mount(arguments) => arguments.run(&context),
         Verb::Umount(arguments) => arguments.run(&context),
         Verb::Seal(arguments) => arguments.run(&context),
+        Verb::Boot(arguments) => arguments.run(&context),
         Verb::Completion(arguments) => arguments.run(),
     };
     match result {

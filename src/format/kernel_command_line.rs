@@ -51,6 +51,16 @@ impl KernelCommandLine {
         self.of_key(key).next().is_some()
     }
 
+    /// Which of these words without a value stands last; `None` where none does.
+    #[must_use]
+    pub fn last_of<'a>(&self, words: &[&'a str]) -> Option<&'a str> {
+        self.words
+            .iter()
+            .rev()
+            .find_map(|found| words.iter().find(|word| is_same_key(&found.key, word)))
+            .copied()
+    }
+
     fn of_key<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a Word> {
         self.words.iter().filter(move |word| is_same_key(&word.key, key))
     }
@@ -98,6 +108,8 @@ mod tests {
         assert_eq!(line.values("rd.systemd.pull").collect::<Vec<_>>(), ["a", "b=c"]);
         assert_eq!(line.last("rd.systemd.pull"), Some("b=c"));
         assert_eq!(line.last("root"), Some("/dev/x"));
+        assert_eq!(line.last_of(&["ro", "rw"]), Some("ro"));
+        assert_eq!(KernelCommandLine::parse(b"ro x rw").last_of(&["ro", "rw"]), Some("rw"));
         assert!(line.has("ro") && line.has("quiet") && line.has("root"));
         assert_eq!(line.last("ro"), None);
         assert!(!line.has("rw") && !line.has("roo") && !line.has(""));

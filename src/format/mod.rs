@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod architecture;
+pub mod boot_url;
 pub mod checksum_manifest;
 pub mod civil_date;
 pub mod companion;
@@ -33,6 +34,7 @@ pub mod sparse;
 pub mod superblock;
 pub mod tar;
 pub mod trust_rules;
+pub mod unit_file;
 pub mod units;
 pub mod verification_mode;
 pub mod verity;

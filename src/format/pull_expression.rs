@@ -350,7 +350,7 @@ impl FromStr for PullExpression {
     }
 }
 
-/// The name that follows from a URL or path: its last component without suffixes. One with escapes gives none: what it
+/// The name that follows from a URL or path: its last component without suffixes. One with escapes or a colon gives none: what it
 /// stands for is better said.
 fn name_of(remote: &str, kind: PullKind) -> Result<&str, PullExpressionError> {
     let path = remote.split(['?', '#']).next().unwrap_or_default();
@@ -360,7 +360,7 @@ fn name_of(remote: &str, kind: PullKind) -> Result<&str, PullExpressionError> {
         PullKind::Raw => without_image_suffixes(file),
         PullKind::Tar => without_tree_suffixes(file),
     };
-    if name.is_empty() || name.contains('%') {
+    if name.is_empty() || name.contains(['%', ':']) {
         return Err(PullExpressionError::NoName { remote: remote.to_owned() });
     }
     Ok(name)
@@ -453,6 +453,7 @@ mod tests {
             "raw,machine::http://h/",
             "raw,machine::http://h/.raw",
             "raw,machine::http://h/a%2f.raw",
+            "raw,machine::http://h/a:b.raw",
         ] {
             assert!(
                 matches!(text.parse::<PullExpression>(), Err(PullExpressionError::NoName { .. })),

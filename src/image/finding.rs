@@ -300,6 +300,9 @@ rules! {
     /// A file system that the policy does not allow.
     PolicyFileSystem = "DDI0506", Error, "a file system that the policy does not allow",
         "use a file system that the policy names, or another policy";
+    /// A partition that the caller names has another role than it must have.
+    PartitionRole = "DDI0507", Error, "another partition than the one that is to be used",
+        "name it by its designator (root=/dev/disk/by-loop-ref/NAME.raw-root), or find out who moved the partitions";
 }
 
 impl fmt::Display for Rule {

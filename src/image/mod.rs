@@ -3,6 +3,7 @@
 
 pub mod assessment;
 pub mod beside;
+pub mod boot;
 mod candidates;
 pub mod comparison;
 mod contents;

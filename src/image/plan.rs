@@ -16,7 +16,7 @@ use super::finding::{Finding, Level, Rule};
 use super::policy::{
     Found, FoundFileSystem, ImagePolicy, Objection, PolicyRefusal, Protection, RuleOrigin, Use,
 };
-use super::presets::{RequestedPolicy, Strictness};
+use super::presets::{RequestedPolicy, RoleDemand, Strictness};
 
 /// What a policy says of every partition of an image.
 #[derive(Debug, Clone)]
@@ -79,7 +79,42 @@ pub fn evaluate(dissection: &Dissection, assessment: &Assessment, requested: &Re
     if requested.strictness().demands_authentication() {
         demand_verification(dissection, assessment, &mut evaluation);
     }
+    if evaluation.refusals.is_empty() {
+        evaluation.refusals = roles_not_kept(dissection, &evaluation.uses, requested);
+    }
     evaluation
+}
+
+/// The parts of the image that somebody will use by a name and that are not what they must be. Which number a partition
+/// has, its maker chooses, and nothing signs it.
+fn roles_not_kept(dissection: &Dissection, uses: &[Use], requested: &RequestedPolicy) -> Vec<Finding> {
+    let used = |designator: Designator| {
+        let mut each = dissection.partitions.iter().zip(uses);
+        each.find(|(partition, decision)| {
+            partition.standing == Standing::Chosen(designator) && **decision == Use::Used
+        })
+    };
+    let mut findings = Vec::new();
+    for demand in requested.demands() {
+        let found = used(demand.designator()).map(|(partition, _)| partition);
+        let (kept, named) = match demand {
+            RoleDemand::Used(_) => (found.is_some(), None),
+            RoleDemand::Whole(_) => (found.is_some_and(|partition| partition.number.is_none()), None),
+            RoleDemand::Partition(number, _) => {
+                (found.is_some_and(|partition| partition.number == Some(*number)), Some(*number))
+            }
+        };
+        if !kept {
+            let designator = demand.designator();
+            let found = match found.map(|partition| partition.number) {
+                None => format!("no {designator} partition to use"),
+                Some(None) => "an image without a table".to_owned(),
+                Some(Some(number)) => format!("partition {number} as the {designator} partition"),
+            };
+            findings.push(Finding::of_partition(Rule::PartitionRole, named, demand.to_string(), found));
+        }
+    }
+    findings
 }
 
 /// The one state of a partition in the words of the policy.

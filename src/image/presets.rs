@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::policy::{Disjoint, ImagePolicy, MAX_POLICY_TEXT, ParsePolicyError, PolicyFlags, RuleSet};
 use crate::format::designator::Designator;
+use crate::format::units::PartitionNumber;
 
 /// What ends the name of a policy file.
 pub const POLICY_FILE_SUFFIX: &str = ".policy";
@@ -176,7 +177,7 @@ impl PolicyFile {
 }
 
 /// What is asked of an image beyond the text of the policy. It goes with the policy's name, whatever a file of that name says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Strictness {
     /// Nothing.
     AsWritten,
@@ -216,20 +217,54 @@ pub struct RequestedPolicy {
     name: Option<PolicyName>,
     policy: ImagePolicy,
     strictness: Strictness,
+    demands: Vec<RoleDemand>,
+}
+
+/// What a part of the image must be, because somebody will use it by this name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleDemand {
+    /// The image has no table, and is the file system for this designator as a whole.
+    Whole(Designator),
+    /// The partition with this number is the one that is used for this designator.
+    Partition(PartitionNumber, Designator),
+    /// Some partition is used for this designator.
+    Used(Designator),
+}
+
+impl RoleDemand {
+    /// The designator.
+    #[must_use]
+    pub const fn designator(self) -> Designator {
+        match self {
+            Self::Whole(designator) | Self::Partition(_, designator) | Self::Used(designator) => designator,
+        }
+    }
+}
+
+impl fmt::Display for RoleDemand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(designator) => write!(f, "an image without a table as the {designator} file system"),
+            Self::Partition(number, designator) => {
+                write!(f, "partition {number} to be the {designator} partition")
+            }
+            Self::Used(designator) => write!(f, "a {designator} partition to use"),
+        }
+    }
 }
 
 impl RequestedPolicy {
     /// A policy that has no name.
     #[must_use]
     pub const fn as_written(policy: ImagePolicy) -> Self {
-        Self { name: None, policy, strictness: Strictness::AsWritten }
+        Self { name: None, policy, strictness: Strictness::AsWritten, demands: Vec::new() }
     }
 
     /// The policy of this name, read from a file or compiled in.
     #[must_use]
     pub fn named(name: PolicyName, policy: ImagePolicy) -> Self {
         let strictness = Strictness::of_name(name.as_str());
-        Self { name: Some(name), policy, strictness }
+        Self { name: Some(name), policy, strictness, demands: Vec::new() }
     }
 
     /// `@verified-boot` as compiled in: the default wherever block devices or mounts come of an image.
@@ -250,6 +285,32 @@ impl RequestedPolicy {
     /// [`Disjoint`] where no image could satisfy both.
     pub fn tightened_by(&self, other: &ImagePolicy) -> Result<Self, Disjoint> {
         Ok(Self { policy: self.policy.intersect(other)?, ..self.clone() })
+    }
+
+    /// The same, and all that another one asks as well: its rules, what its name adds, and its demands. The name is that
+    /// of the one whose name adds more.
+    ///
+    /// # Errors
+    /// [`Disjoint`] where no image could satisfy both.
+    pub fn and(&self, other: &Self) -> Result<Self, Disjoint> {
+        let stricter = if other.strictness > self.strictness { other } else { self };
+        Ok(Self {
+            policy: self.policy.intersect(&other.policy)?,
+            demands: self.demands.iter().chain(&other.demands).copied().collect(),
+            ..stricter.clone()
+        })
+    }
+
+    /// The same, and these roles for parts of the image.
+    #[must_use]
+    pub fn demanding(self, demands: Vec<RoleDemand>) -> Self {
+        Self { demands, ..self }
+    }
+
+    /// The roles that parts of the image must have.
+    #[must_use]
+    pub fn demands(&self) -> &[RoleDemand] {
+        &self.demands
     }
 
     /// The name that it was asked for by.

@@ -12,6 +12,7 @@ use crate::format::units::ByteLength;
 
 pub mod device_mapper;
 pub mod device_number;
+pub mod efi_variable;
 pub mod holders;
 pub mod keyring;
 pub mod loop_device;
@@ -64,9 +65,9 @@ pub fn block_device_size(device: BorrowedFd<'_>) -> Result<ByteLength, raw::Ioct
     raw::block::size(device)
 }
 
-/// Waits before the kernel is asked again: the one place where this layer sleeps. Every caller says why no event tells
+/// Waits before the kernel is asked again: the one place where anything sleeps. Every caller says why no event tells
 /// it, and has a deadline or a bounded count.
 #[expect(clippy::disallowed_methods, reason = "for what the kernel tells nobody")]
-fn pause(duration: std::time::Duration) {
+pub fn pause(duration: std::time::Duration) {
     std::thread::sleep(duration);
 }

@@ -30,6 +30,27 @@ pub struct Partition {
     pub path: PathBuf,
 }
 
+/// The nodes of the partitions of this machine's disks whose name in the partition table is `label`, as the kernel has
+/// them (`PARTNAME` in a device's `uevent`). Bounded by what sysfs has.
+///
+/// # Errors
+/// The error of reading sysfs.
+pub fn partitions_with_label(label: &str) -> io::Result<Vec<PathBuf>> {
+    let mut nodes = Vec::new();
+    for entry in fs::read_dir("/sys/class/block")?.take(MAXIMUM_ENTRIES) {
+        // A device that goes away meanwhile is not one that is looked for.
+        let Ok(uevent) = fs::read_to_string(entry?.path().join("uevent")) else { continue };
+        let value = |key: &str| uevent.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        if value("PARTNAME") == Some(label)
+            && let Some(name) = value("DEVNAME")
+        {
+            nodes.push(Path::new("/dev").join(name));
+        }
+    }
+    nodes.sort();
+    Ok(nodes)
+}
+
 /// Why partitions could not be made or deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum PartitionError {

@@ -28,6 +28,9 @@ pub struct ImageDirectory {
     pub medium: Medium,
     /// Its permissions where it has to be made on a disk.
     pub permissions: u32,
+    /// Whether what is in it will be a root file system: in memory it then lets programs run and devices work, and root
+    /// alone can enter.
+    pub for_root: bool,
 }
 
 /// What pulled images lie on.
@@ -63,6 +66,7 @@ impl ImageDirectory {
             path: PathBuf::from(path),
             medium,
             permissions: if class.is_private() { 0o700 } else { 0o755 },
+            for_root: false,
         }
     }
 
@@ -90,7 +94,7 @@ pub(super) fn prepare(
     reservation: &mut Reservation,
 ) -> Result<File, OperationError> {
     match directory.medium {
-        Medium::Memory => prepare_in_memory(&directory.path, target, room, needed, reservation),
+        Medium::Memory => prepare_in_memory(directory, target, room, needed, reservation),
         Medium::Disk => prepare_on_disk(directory, target, needed, reservation),
     }
 }
@@ -144,12 +148,13 @@ fn expect_room(directory: &Path, root: &File, needed: Option<ByteLength>) -> Res
 
 /// [`prepare`] for images in memory.
 fn prepare_in_memory(
-    directory: &Path,
+    place: &ImageDirectory,
     target: &Path,
     room: ByteLength,
     needed: Option<ByteLength>,
     reservation: &mut Reservation,
 ) -> Result<File, OperationError> {
+    let directory = place.path.as_path();
     let at = |doing| move |source| OperationError::system(doing, directory, source);
     // Of two pulls into one directory, one makes the tmpfs and the other finds it.
     let store = RecordStore::of_this_machine();
@@ -176,7 +181,12 @@ fn prepare_in_memory(
     fault::point("pull:recorded")?;
     let mounting = |source| OperationError::system("mounting a tmpfs on", directory, source);
     let root = if free {
-        let tmpfs = match OwnTmpfs::mount_on(directory, room, DIRECTORY_MODE) {
+        let made = if place.for_root {
+            OwnTmpfs::mount_private_on(directory, room)
+        } else {
+            OwnTmpfs::mount_on(directory, room, DIRECTORY_MODE)
+        };
+        let tmpfs = match made {
             Ok(tmpfs) => tmpfs,
             Err(source) => {
                 // What is mounted there now, if anything, is somebody else's: undoing must leave it alone.

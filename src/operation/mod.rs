@@ -4,6 +4,7 @@ pub mod activatable;
 pub mod activate;
 pub mod attach;
 pub mod audit;
+pub mod boot;
 pub mod cache;
 pub mod cancel;
 pub mod companions;

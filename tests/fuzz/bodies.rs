@@ -35,6 +35,7 @@ use ddictl::trust::revocation::Revocations;
 use ddictl::trust::signature::{Signers, verify_root_hash_signature};
 
 mod arrivals;
+mod boot;
 mod downloads;
 #[path = "../support/gpt_builder.rs"]
 pub mod gpt_builder;
@@ -44,6 +45,7 @@ mod survey;
 use input::{Input, SparseImage, copy_overlap, extent};
 
 pub use arrivals::{decoders, disk_of, http_headers, qcow2, tar};
+pub use boot::command_line;
 pub use downloads::{
     checksum_manifest, is_valid_openpgp_signature, openpgp_keyring, openpgp_signature, valid_openpgp_signers,
 };
@@ -53,8 +55,9 @@ pub use survey::{plans, survey};
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 18] = [
+pub const TARGETS: [(&str, Body); 19] = [
     ("checksum_manifest", checksum_manifest),
+    ("command_line", command_line),
     ("decoders", decoders),
     ("gpt", gpt),
     ("http_headers", http_headers),

@@ -233,6 +233,9 @@ impl Rule {
             Self::PolicyFileSystem => {
                 "A policy that names file systems allows just those, because each is a parser in the kernel that the image's content reaches. The partition holds another one."
             }
+            Self::PartitionRole => {
+                "The kernel command line names a partition as the root or usr file system, by its number or designator, and another partition has that role here, or none. Nothing signs the numbers of partitions: whoever moves them could have a partition used as root that was never meant to be one."
+            }
         }
     }
 
@@ -266,6 +269,9 @@ impl Rule {
             Self::RootHashRevoked | Self::SignerRevoked | Self::SignerPurpose => {
                 Some("systemd 262 accepts this: it knows neither revocation nor purposes")
             }
+            Self::PartitionRole => Some(
+                "systemd 262 accepts this: it mounts whichever partition has the number that root= names",
+            ),
             Self::PolicyFileSystem => Some(
                 "systemd 262 accepts this: one file system in a policy replaces the look into the partition, and several \
                  restrict nothing",

@@ -23,6 +23,9 @@ const MAXIMUM_INODES: u32 = 64;
 /// of the file, which is never so here. A hole of a page remains one.
 const LARGE_FOLIOS: &str = "huge=within_size";
 
+/// What a mount for images does not allow.
+const NO_RIGHTS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
 /// A tmpfs that this process has mounted. Dropping it unmounts it and removes the directory if that was made for it.
 #[derive(Debug)]
 #[must_use = "dropping it unmounts the file system"]
@@ -40,6 +43,19 @@ impl OwnTmpfs {
     /// # Errors
     /// A [`MountError`]; everything is as before then.
     pub fn mount_on(directory: &Path, size: ByteLength, mode: u32) -> Result<Self, MountError> {
+        Self::mount_with(directory, size, mode, NO_RIGHTS)
+    }
+
+    /// As [`Self::mount_on`], for a tree that will be a root file system: its programs run, with the rights of their
+    /// owners, and its device nodes work. Root alone can enter.
+    ///
+    /// # Errors
+    /// As [`Self::mount_on`].
+    pub fn mount_private_on(directory: &Path, size: ByteLength) -> Result<Self, MountError> {
+        Self::mount_with(directory, size, 0o700, MsFlags::empty())
+    }
+
+    fn mount_with(directory: &Path, size: ByteLength, mode: u32, flags: MsFlags) -> Result<Self, MountError> {
         let at = || directory.to_owned();
         let created = match DirBuilder::new().mode(0o700).create(directory) {
             Ok(()) => true,
@@ -58,7 +74,6 @@ impl OwnTmpfs {
             }
         }
         let options = format!("size={size},nr_inodes={MAXIMUM_INODES},mode={mode:o}");
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         let mounting = |options: &str| {
             // By descriptor: what was found empty above is what is mounted on.
             mount(Some("tmpfs"), &proc_path(below.as_fd()), Some("tmpfs"), flags, Some(options))
@@ -156,10 +171,7 @@ pub fn unmount(directory: &Path) -> Result<(), MountError> {
 /// # Errors
 /// [`MountError::Resizing`], also where it holds more than that already.
 pub fn resize_tmpfs(directory: &Path, root: BorrowedFd<'_>, size: ByteLength) -> Result<(), MountError> {
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let options = format!("size={size}");
-    mount(None::<&str>, &proc_path(root), None::<&str>, flags, Some(options.as_str()))
-        .map_err(|errno| MountError::Resizing { directory: directory.to_owned(), source: errno.into() })
+    remount(directory, root, &format!("size={size}"))
 }
 
 /// Lets our own tmpfs take as many files as a tree may have for each byte of room, instead of a few images.
@@ -167,10 +179,24 @@ pub fn resize_tmpfs(directory: &Path, root: BorrowedFd<'_>, size: ByteLength) ->
 /// # Errors
 /// [`MountError::Resizing`].
 pub fn allow_tree(directory: &Path, root: BorrowedFd<'_>, files: u64) -> Result<(), MountError> {
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let options = format!("nr_inodes={files}");
-    mount(None::<&str>, &proc_path(root), None::<&str>, flags, Some(options.as_str()))
-        .map_err(|errno| MountError::Resizing { directory: directory.to_owned(), source: errno.into() })
+    remount(directory, root, &format!("nr_inodes={files}"))
+}
+
+/// Changes an option of a tmpfs. What its mount allows stays: a remount without the flags would take them away.
+fn remount(directory: &Path, root: BorrowedFd<'_>, options: &str) -> Result<(), MountError> {
+    let failing =
+        |errno: Errno| MountError::Resizing { directory: directory.to_owned(), source: errno.into() };
+    let present = fstatvfs(root).map_err(failing)?.flags();
+    let kept = [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+    ];
+    let flags = kept
+        .into_iter()
+        .filter(|(flag, _)| present.contains(*flag))
+        .fold(MsFlags::MS_REMOUNT, |flags, (_, flag)| flags | flag);
+    mount(None::<&str>, &proc_path(root), None::<&str>, flags, Some(options)).map_err(failing)
 }
 
 /// Whether programs and device nodes on the mount of a file or directory lend nobody any rights.
@@ -189,6 +215,16 @@ pub fn lends_no_rights(file: BorrowedFd<'_>) -> Result<bool, MountError> {
 pub fn free_space(file: BorrowedFd<'_>) -> Result<ByteLength, MountError> {
     let statistics = fstatvfs(file).map_err(|errno| MountError::Statistics(errno.into()))?;
     let (fragments, size) = (statistics.blocks_available(), statistics.fragment_size());
+    Ok(ByteLength::new(fragments.saturating_mul(size)))
+}
+
+/// How much the file system of a file or directory holds in all.
+///
+/// # Errors
+/// [`MountError::Statistics`].
+pub fn total_space(file: BorrowedFd<'_>) -> Result<ByteLength, MountError> {
+    let statistics = fstatvfs(file).map_err(|errno| MountError::Statistics(errno.into()))?;
+    let (fragments, size) = (statistics.blocks(), statistics.fragment_size());
     Ok(ByteLength::new(fragments.saturating_mul(size)))
 }
 

@@ -49,7 +49,7 @@ mod workers;
 pub use beside::Sidecars;
 pub use file::{FileRequest, pull_file};
 pub use name::{name_of, parse_origin, reference_of, tree_name_of};
-pub use unpack::{TarRequest, pull_tar};
+pub use unpack::{TarRequest, plan_tar, pull_tar};
 
 use beside::WithCompanions;
 use cached::{Cached, through_cache};

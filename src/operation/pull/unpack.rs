@@ -115,6 +115,27 @@ pub fn pull_tar(
     }
 }
 
+/// Who would vouch for an archive, and whether the policy would take it: as far as it can be known before it comes.
+///
+/// # Errors
+/// As [`pull_tar`].
+pub fn plan_tar(
+    request: &TarRequest,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<Option<String>, OperationError> {
+    let TarRequest { pull, policy, .. } = request;
+    expect_plain_name(&pull.name)?;
+    let client = client(pull, cancel);
+    let verification = prepare(pull, &client, trust, observer, cancel)?;
+    let vouched_by = verification.expected().vouched_by().map(|by| by.to_string());
+    allows_tree(policy.as_ref(), vouched_by.is_some()).map_err(|refusal| refused(pull, refusal))?;
+    // It is there, at least.
+    open(&client, &pull.url, observer, cancel)?;
+    Ok(vouched_by)
+}
+
 fn refused(
     request: &PullRequest,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,

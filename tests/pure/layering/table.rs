@@ -125,7 +125,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     Layer {
         name: "main.rs",
         holds: "the choice of a front end by the name that the program is called by",
-        may_use: &["cli", "mount_helper.rs", "udev_helper.rs"],
+        may_use: &["cli", "generator.rs", "mount_helper.rs", "udev_helper.rs"],
         effects: &[Effect::Environment],
     },
     Layer {
@@ -133,6 +133,12 @@ pub(crate) const LAYERS: &[Layer] = &[
         holds: "the command line: words in, words out, exit status",
         may_use: &["operation", "image", "trust", "format"],
         effects: &[Effect::Arguments, Effect::Clock, Effect::Environment, Effect::Streams, Effect::Terminal],
+    },
+    Layer {
+        name: "generator.rs",
+        holds: "the words of systemd for generators",
+        may_use: &["cli", "operation"],
+        effects: &[Effect::Environment, Effect::Streams, Effect::Terminal],
     },
     Layer {
         name: "mount_helper.rs",

@@ -11,12 +11,12 @@ use std::sync::OnceLock;
 
 use ddictl::format::designator::Designator;
 use ddictl::format::root_hash::RootHash;
-use ddictl::format::units::ByteLength;
+use ddictl::format::units::{ByteLength, PartitionNumber};
 use ddictl::image::assessment::{Trust, assess};
 use ddictl::image::finding::{Level, Rule};
 use ddictl::image::plan::evaluate;
 use ddictl::image::policy::Protection;
-use ddictl::image::presets::RequestedPolicy;
+use ddictl::image::presets::{RequestedPolicy, RoleDemand};
 use ddictl::image::survey::{Survey, SurveyOptions};
 use ddictl::trust::anchor::TrustAnchors;
 use ddictl::trust::revocation::{ImagePurpose, Revocations};
@@ -81,6 +81,7 @@ const ELSEWHERE: &[(Rule, &str)] = &[
     (Rule::RootHashMismatch, "needs a root hash: a_given_root_hash_decides"),
     (Rule::SignatureRefusedByKernel, "needs a kernel that checks signatures: tests/machine"),
     (Rule::RootHashRevoked, "needs rules of the administrator: refusals::revoked"),
+    (Rule::PartitionRole, "needs a caller who names parts: a_named_part_has_its_role"),
     (Rule::NothingToProve, "needs files beside the image: refusals::beside"),
     (Rule::RootHashFileInvalid, "needs a file beside the image: refusals::beside"),
     (Rule::RootHashFileMismatch, "needs a file beside the image: refusals::beside"),
@@ -403,4 +404,31 @@ fn every_sector_size_and_both_designators_are_accepted() {
             "{sector_size}"
         );
     }
+}
+
+/// The number of a partition is its maker's to choose: what is named as the root must be the one that is planned.
+#[test]
+fn a_named_part_has_its_role() {
+    let judge = Judge::trusting(&[trusted()]);
+    let number = |number| PartitionNumber::new(number).unwrap();
+    let image = homely(squashfs()).bytes();
+    let root = judge.plan(&image, &policy("*")).accepted().devices[0].number.unwrap();
+    let home = judge.plan(&image, &policy("*")).accepted().devices[1].number.unwrap();
+    let demanding = |demand| policy("*").demanding(vec![demand]);
+    for kept in [RoleDemand::Partition(root, Designator::Root), RoleDemand::Used(Designator::Root)] {
+        judge.plan(&image, &demanding(kept)).accepted();
+    }
+    for (demand, words) in [
+        (RoleDemand::Partition(home, Designator::Root), "as the root partition"),
+        (RoleDemand::Partition(number(99), Designator::Root), "as the root partition"),
+        (RoleDemand::Used(Designator::Usr), "no usr partition to use"),
+        (RoleDemand::Whole(Designator::Root), "as the root partition"),
+    ] {
+        let outcome = judge.plan(&image, &demanding(demand));
+        let finding =
+            outcome.reason(Rule::PartitionRole).unwrap_or_else(|| panic!("{demand:?}: {outcome:?}"));
+        assert!(finding.message().contains(words), "{demand:?}: {}", finding.message());
+    }
+    let bare = judge.plan(&squashfs(), &demanding(RoleDemand::Whole(Designator::Root)));
+    bare.accepted();
 }
