@@ -176,6 +176,7 @@ impl Arguments {
             companions,
             deep: self.deep,
             ca_certificates: self.ca_certificate,
+            confine: true,
         };
         let hear = |Judged { image, outcome }: Judged| -> Result<(), Failure> {
             match outcome {

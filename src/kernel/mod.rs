@@ -7,9 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::format::units::ByteLength;
 
+pub mod confinement;
 pub mod device_mapper;
 pub mod device_number;
 pub mod efi_variable;
@@ -46,6 +48,15 @@ pub fn open_foreign(path: &Path) -> io::Result<File> {
 pub fn open_found(path: &Path) -> io::Result<File> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NOFOLLOW;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Lets this process have as many files open as it may allow itself. Where that fails it stays as it was.
+pub fn raise_file_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// The file of a descriptor through another one that can write, too.

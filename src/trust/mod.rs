@@ -17,6 +17,14 @@ pub mod sealing;
 pub mod signature;
 mod signed_data;
 
+/// Lets the library for public keys load whatever it loads, which it would do at its first use: before a process gives up
+/// opening files.
+pub fn load_cryptography() {
+    openssl::init();
+    // Its digests come from a provider that is loaded at the first use, too. Where that fails, so do later uses.
+    let _ = openssl::hash::hash(openssl::hash::MessageDigest::sha256(), &[]);
+}
+
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "the file is shared with test programs that see it from outside")]
 #[path = "../../tests/support/keys.rs"]

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::symlink;
-use std::sync::Arc;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
@@ -85,6 +87,70 @@ fn a_directory_without_images_is_1_and_keeps_no_other_from_being_judged() {
     // A file beside an image that is no root hash is a finding of that image.
     let told = workshop.run(&format!("audit --format=json {POLICY} gallery")).exits(3);
     assert_eq!(images(&told).last().unwrap(), &("gallery/z.raw".to_owned(), "refuse".to_owned()));
+}
+
+/// What the kernel says of every thread of a process: whether it may gain rights, and whether its system calls are filtered.
+fn confinement(process: u32) -> Vec<(String, String)> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let word = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let statuses =
+        threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).ok());
+    statuses.map(|text| (word(&text, "NoNewPrivs:"), word(&text, "Seccomp:"))).collect()
+}
+
+#[test]
+fn every_thread_that_looks_at_images_is_confined() {
+    let workshop = Workshop::new();
+    fs::create_dir(workshop.path("many")).unwrap();
+    let good: Arc<[u8]> = Ddi::signed(trusted()).bytes().into();
+    for number in 0..200 {
+        workshop.write(&format!("many/{number}.raw"), &good);
+    }
+    // Nobody reads what it says: it stops in the middle of it, and can be looked at.
+    let mut child = workshop
+        .command(&format!("audit {POLICY} --format=json many"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut beginning = [0; 1];
+    child.stdout.as_mut().unwrap().read_exact(&mut beginning).unwrap();
+    let found = confinement(child.id());
+    assert!(found.len() >= 2, "{found:?}");
+    assert!(
+        found.iter().all(|(rights, filter)| (rights.as_str(), filter.as_str()) == ("1", "2")),
+        "{found:?}"
+    );
+    let mut rest = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(rest.matches("\"verdict\":\"accept\"").count(), 200);
+
+    // One that asks a server.
+    let process = Arc::new(AtomicUsize::new(0));
+    let (seen, child) = (Arc::new(Mutex::new(Vec::new())), Arc::clone(&process));
+    let server = HttpServer::start({
+        let seen = Arc::clone(&seen);
+        move |request| {
+            // Until it is known which process asks.
+            while child.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            let process = u32::try_from(child.load(Ordering::SeqCst)).unwrap();
+            seen.lock().unwrap().extend(confinement(process));
+            Answer::ranged(request, Arc::clone(&good))
+        }
+    });
+    let url = server.url("/image.raw");
+    let child = workshop.command(&format!("audit {POLICY} {url}")).stdout(Stdio::null()).spawn().unwrap();
+    process.store(usize::try_from(child.id()).unwrap(), Ordering::SeqCst);
+    assert!(child.wait_with_output().unwrap().status.success());
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() >= 3, "{seen:?}");
+    assert!(seen.iter().all(|(rights, filter)| (rights.as_str(), filter.as_str()) == ("1", "2")), "{seen:?}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Workshop {
     }
 
     /// The program in this directory, with the words of `line` as arguments.
-    fn command(&self, line: &str) -> Command {
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ddictl"));
         command.args(line.split_whitespace()).current_dir(self.0.path()).env_remove("SOURCE_DATE_EPOCH");
         command

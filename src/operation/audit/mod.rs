@@ -10,6 +10,9 @@ use std::thread;
 
 use crate::fetch::url::ImageUrl;
 use crate::image::presets::RequestedPolicy;
+use crate::kernel::confinement::{self, Kept};
+use crate::kernel::raise_file_limit;
+use crate::trust::load_cryptography;
 
 use super::cancel::Cancel;
 use super::companions::CompanionSettings;
@@ -73,6 +76,9 @@ pub struct AuditRequest<'a> {
     pub deep: bool,
     /// Certificate authorities for https; empty for the system's.
     pub ca_certificates: Vec<PathBuf>,
+    /// Whether the whole process, before the first byte of an image is looked at, gives up for good whatever the audit
+    /// does not need: opening files, sockets and programs; with an image on a server, writing files and programs.
+    pub confine: bool,
 }
 
 /// What became of one image.
@@ -105,12 +111,13 @@ pub fn audit_all<E: From<OperationError>>(
     cancel: &Cancel,
     mut hear: impl FnMut(Judged) -> Result<(), E>,
 ) -> Result<Coverage, E> {
-    let AuditRequest { targets, trust, policy, companions, deep, ca_certificates } = request;
+    let AuditRequest { targets, trust, policy, companions, deep, ca_certificates, confine } = request;
     let remote = targets.iter().any(|target| matches!(target, Target::Url(_)));
     if remote && deep {
         let problem = "--deep reads all of an image: pull those on servers first (ddictl pull raw)";
         return Err(OperationError::Usage(problem.to_owned()).into());
     }
+    raise_file_limit();
     let (found, coverage) = find(targets, &companions, cancel).map_err(OperationError::from)?;
     let client = remote::client(ca_certificates, cancel);
     let judge = |found: Found| match found {
@@ -128,6 +135,7 @@ pub fn audit_all<E: From<OperationError>>(
         }
         Found::Unreadable { name, error } => Judged { image: name, outcome: Err(error) },
     };
+    // Asked before, because it reads files.
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let workers = match (deep, remote) {
         // The blocks of one image keep all cores busy.
@@ -135,11 +143,27 @@ pub fn audit_all<E: From<OperationError>>(
         (false, true) => cores.max(AT_ONCE),
         (false, false) => cores,
     };
+    if confine {
+        let kept = if remote { Kept::Network } else { Kept::OpenFiles };
+        confine_process(kept, observer)?;
+    }
     in_order(found, workers, judge, |judged| match judged {
         Judged { outcome: Err(error @ OperationError::Interrupted(_)), .. } => Err(error.into()),
         judged => hear(judged),
     })?;
     Ok(coverage)
+}
+
+/// Confines the process. A kernel that cannot is no reason to stop, and is told.
+fn confine_process(kept: Kept, observer: &dyn Observer) -> Result<(), OperationError> {
+    load_cryptography();
+    let confined = confinement::confine(kept)
+        .map_err(|source| OperationError::system("confining", "this process", source))?;
+    let missing = [(confined.landlock, "Landlock"), (confined.system_calls, "seccomp")];
+    for (_, what) in missing.iter().filter(|(there, _)| !there) {
+        observer.note(&format!("this kernel has no {what}: images are looked at with less confinement"));
+    }
+    Ok(())
 }
 
 /// What the workers share.

@@ -89,7 +89,9 @@ impl Effect {
             ],
             Self::PublicKeys => &["openssl", "pgp"],
             Self::Streams => &["std::io"],
-            Self::SystemCalls => &["nix", "libc", "udev", "libcryptsetup_rs", "devicemapper"],
+            Self::SystemCalls => {
+                &["nix", "libc", "udev", "libcryptsetup_rs", "devicemapper", "landlock", "seccompiler"]
+            }
             Self::Terminal => &[
                 "print!",
                 "println!",
