@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 mod attach;
 mod beside;
+mod boot;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
 #[path = "../support/decoys.rs"]
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
             seal::TESTS,
             attach::TESTS,
             beside::TESTS,
+            boot::TESTS,
             udev_links::TESTS,
             gaps::TESTS,
             faults::TESTS,

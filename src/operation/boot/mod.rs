@@ -39,6 +39,10 @@ pub use request::{BootSources, expect_one_actor, is_asked_for, read_request};
 const PATIENCE: Patience =
     Patience { retries: 5, connect: Duration::from_secs(15), stall: Duration::from_secs(30), total: None };
 
+/// What can be done at boot about an image that is not acceptable.
+const WAYS_OUT: &str = "what can be done on the kernel command line: pin the image, by roothash= or by verify=SHA256 in the \
+                        pull; or rd.systemd.image_policy=, which says what is enough instead of @verified-boot ('*': anything)";
+
 /// What came of a pull.
 #[derive(Debug, Clone)]
 pub enum BootOutcome {
@@ -79,7 +83,11 @@ pub fn run_pull(
     let Some(url) = origin::url_of(expression, observer)? else {
         return Ok(BootOutcome::NotBootedFromServer);
     };
-    prepared.run(&url, observer, cancel)
+    let outcome = prepared.run(&url, observer, cancel);
+    if outcome.as_ref().is_err_and(OperationError::is_about_the_image) {
+        observer.note(WAYS_OUT);
+    }
+    outcome
 }
 
 /// Does every pull, in order. The first that fails ends it: what was done before stays.
