@@ -38,7 +38,7 @@ policies := $(wildcard policy/*.policy)
 units := $(wildcard units/*)
 pages := $(wildcard man/*.[1-8])
 dracut := $(notdir $(wildcard initrd/dracut/90ddictl/*))
-initramfs := hooks/ddictl scripts/local-top/ddictl
+initramfs := hooks/ddictl scripts/local-top/ddictl scripts/local-bottom/ddictl
 unknown := $(filter-out initramfs-tools dracut,$(INITRD))
 documents := $(wildcard README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT)
 

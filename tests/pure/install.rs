@@ -130,7 +130,7 @@ fn everything_that_is_shipped_is_installed() {
 }
 
 /// What is installed for those who make initrds, on request.
-const INITRDS: [&str; 9] = [
+const INITRDS: [&str; 10] = [
     "0644 usr/lib/dracut/modules.d/90ddictl/zz-ddictl.network",
     "0755 usr/lib/dracut/modules.d/90ddictl/ddictl-boot.sh",
     "0755 usr/lib/dracut/modules.d/90ddictl/ddictl-cmdline.sh",
@@ -139,6 +139,7 @@ const INITRDS: [&str; 9] = [
     "0755 usr/lib/dracut/modules.d/90ddictl/ddictl-online.sh",
     "0755 usr/lib/dracut/modules.d/90ddictl/module-setup.sh",
     "0755 usr/share/initramfs-tools/hooks/ddictl",
+    "0755 usr/share/initramfs-tools/scripts/local-bottom/ddictl",
     "0755 usr/share/initramfs-tools/scripts/local-top/ddictl",
 ];
 

@@ -10,12 +10,17 @@ if [ -n "$ddictl_asked" ]; then
     # The root is not on the network, and yet it is needed.
     [ -z "$ddictl_network" ] || echo rd.neednet=1 >/etc/cmdline.d/40-ddictl.conf
 fi
-# With systemd its own generators know these.
 # shellcheck disable=SC2034 # they are dracut's
+if [ -n "$ddictl_asked" ]; then
+    # Of this one dracut does not know that somebody else, with systemd a generator, mounts it.
+    case ${root:-} in
+    bind:/*) rootok=1 ;;
+    esac
+fi
 if [ -n "$ddictl_asked" ] && [ -z "${DRACUT_SYSTEMD:-}" ]; then
+    # shellcheck disable=SC2034 # it is dracut's
     case ${root:-} in
     gpt-auto) root=/dev/gpt-auto-root ;;
-    bind:/*) rootok=1 ;;
     esac
     # What lies below dm-verity or in memory is not to be repaired.
     case ${root:-} in
