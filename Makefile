@@ -42,7 +42,7 @@ initramfs := hooks/ddictl scripts/local-top/ddictl scripts/local-bottom/ddictl
 unknown := $(filter-out initramfs-tools dracut,$(INITRD))
 documents := $(wildcard README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT)
 
-.PHONY: build help setup demo test test-guest test-machine lint bench fuzz install uninstall clean
+.PHONY: build help setup demo demo-boot test test-guest test-machine lint bench fuzz install uninstall clean
 
 build:
 	@command -v $(CARGO) >/dev/null || { echo "make: no cargo here: install Rust 1.89 or newer" >&2; exit 1; }
@@ -56,6 +56,7 @@ help:
 	@echo "make             build the program and its shell completions"
 	@echo "make setup       install the system packages of packages.list (SETUP=no: never)"
 	@echo "make demo        show the whole way, from a directory to a verified root in RAM and back"
+	@echo "make demo-boot   boot a guest into a good image and into a tampered one"
 	@echo "make test        every check and every test (DDICTL_REQUIRE_ALL=1: a skipped test fails)"
 	@echo "make test-guest  the tests that need a kernel with the device mapper, in guests"
 	@echo "make test-machine  what needs firmware with keys and a kernel that checks signatures, in QEMU"
@@ -74,6 +75,11 @@ demo:
 	@tests/support/setup build demo
 	@$(MAKE) --no-print-directory build
 	tests/support/demo
+
+demo-boot:
+	@tests/support/setup build demo test
+	@$(MAKE) --no-print-directory build
+	tests/support/demo-boot
 
 test: setup
 	tests/run

@@ -84,7 +84,7 @@ pub fn run_pull(
         return Ok(BootOutcome::NotBootedFromServer);
     };
     let outcome = prepared.run(&url, observer, cancel);
-    if outcome.as_ref().is_err_and(OperationError::is_about_the_image) {
+    if matches!(outcome, Err(OperationError::Refused { .. } | OperationError::Archive { .. })) {
         observer.note(WAYS_OUT);
     }
     outcome
