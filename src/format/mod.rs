@@ -26,6 +26,7 @@ pub mod multipart;
 pub mod name_pattern;
 pub mod openpgp;
 pub mod partition_type;
+pub mod pe;
 pub mod pem;
 pub mod pull_expression;
 pub mod qcow2;

@@ -303,6 +303,37 @@ rules! {
     /// A partition that the caller names has another role than it must have.
     PartitionRole = "DDI0507", Error, "another partition than the one that is to be used",
         "name it by its designator (root=/dev/disk/by-loop-ref/NAME.raw-root), or find out who moved the partitions";
+
+    /// A PE file that is no unified kernel image that anybody reads alike.
+    UkiMalformed = "DDI0601", Error, "a PE file that is no sane unified kernel image",
+        "build the unified kernel image again (ukify does), or audit the file that holds one";
+    /// A unified kernel image that is told what to boot.
+    UkiWithoutCommandLine = "DDI0602", Warning, "a unified kernel image without a command line of its own",
+        "build the command line in, so that its signature covers what is booted";
+    /// A command line that stops the boot.
+    BootMistake = "DDI0603", Error, "a kernel command line that stops the boot",
+        "mend it: ddictl stops the boot with this reason, where others warn and go on without it";
+    /// A boot from whoever answers.
+    BootUnauthenticated = "DDI0604", Error, "a boot of whatever the network sends",
+        "leave rd.systemd.image_policy= out or let it demand signatures, or pin the download with verify=SHA256";
+    /// A boot from anything that was ever signed.
+    BootReplayable = "DDI0605", Note, "a boot of any version that was ever signed",
+        "somebody on the network can present an old one or hold it back, and nothing else: pin it with roothash= or verify=SHA256, and revoke old ones in trust.d";
+    /// A boot from one image alone.
+    BootPinned = "DDI0606", Note, "a boot of one version alone",
+        "nothing needs to be done: somebody on the network can hold it back, and nothing else";
+    /// A root file system that is nobody's.
+    BootRootUnverified = "DDI0607", Warning, "a root file system that the command line does not verify",
+        "pull it, give its root hash with roothash=, or find it with root=gpt-auto under systemd.image_policy=";
+    /// A root that does not come.
+    BootRootNotPulled = "DDI0608", Error, "a root device that no pull provides",
+        "give the pull the option blockdev and the name in root=, or root= the name of the pull";
+    /// A policy that does not ask what it seems to.
+    BootPolicyHole = "DDI0609", Warning, "an image policy with a hole on the kernel command line",
+        "see 'ddictl policy check', which names the stricter text";
+    /// A download that everybody sees.
+    BootInClear = "DDI0610", Note, "a download over plain HTTP",
+        "what is verified stays verified; use https so that nobody sees what is booted, or tells it from other traffic";
 }
 
 impl fmt::Display for Rule {

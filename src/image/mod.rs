@@ -20,6 +20,7 @@ pub mod presets;
 pub mod reduction;
 pub mod survey;
 pub mod tree;
+pub mod uki;
 pub mod unlocked;
 pub mod whole_disk;
 

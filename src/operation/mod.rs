@@ -34,6 +34,7 @@ pub mod source;
 mod tool;
 mod tree;
 pub mod trust_store;
+mod uki;
 pub mod umount;
 pub mod unlock;
 pub mod verified_image;

@@ -14,6 +14,7 @@ use ddictl::format::gpt::{Headers, MAXIMUM_ENTRIES_LENGTH, probe_extents};
 use ddictl::format::ignore_list;
 use ddictl::format::label::{PartitionLabel, compare_versions};
 use ddictl::format::loop_reference::LoopReference;
+use ddictl::format::pe;
 use ddictl::format::root_hash::RootHash;
 use ddictl::format::sparse::{SparseBytes, Window};
 use ddictl::format::superblock::{
@@ -29,7 +30,8 @@ use ddictl::image::ignored::IgnoreList;
 use ddictl::image::policy::{
     Found, FoundFileSystem, ImagePolicy, Protection, Relation, Use, check, show_json, show_text,
 };
-use ddictl::image::presets::{PolicyArgument, PolicyFile};
+use ddictl::image::presets::{PolicyArgument, PolicyFile, RequestedPolicy};
+use ddictl::image::uki;
 use ddictl::trust::anchor::{TrustAnchor, TrustAnchors};
 use ddictl::trust::revocation::Revocations;
 use ddictl::trust::signature::{Signers, verify_root_hash_signature};
@@ -55,7 +57,7 @@ pub use survey::{plans, survey};
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 19] = [
+pub const TARGETS: [(&str, Body); 20] = [
     ("checksum_manifest", checksum_manifest),
     ("command_line", command_line),
     ("decoders", decoders),
@@ -72,6 +74,7 @@ pub const TARGETS: [(&str, Body); 19] = [
     ("survey", survey),
     ("tar", tar),
     ("trust_rules", trust_rules),
+    ("uki", uki),
     ("verity_signature", verity_signature),
     ("verity_superblock", verity_superblock),
     ("verity_table", verity_table),
@@ -137,6 +140,44 @@ pub fn ignore_list(input: &[u8]) {
             }
         }
         Err(error) => assert!(is_one_line(&error.to_string()), "{error}"),
+    }
+}
+
+/// A unified kernel image; what is no PE file is taken for the command line of one.
+pub fn uki(input: &[u8]) {
+    let lookup = |text: &str| match text.parse() {
+        Ok(PolicyArgument::Text(policy)) => Ok(RequestedPolicy::as_written(policy)),
+        Ok(PolicyArgument::Named(name)) => Err(format!("no policy {name}")),
+        Err(error) => Err(error.to_string()),
+    };
+    let judge = |line: &[u8]| {
+        for finding in uki::lint(line, &lookup) {
+            assert!(is_one_line(&finding.message()), "{finding}");
+            assert!(finding.rule.code().starts_with("DDI06"), "{finding}");
+        }
+    };
+    if !pe::is_pe(input) {
+        return judge(input);
+    }
+    let whole = Extent::from_beginning(ByteLength::of(input));
+    let sections = match pe::sections(input, ByteLength::of(input)) {
+        Ok(sections) => sections,
+        Err(error) => return assert!(is_one_line(&error.to_string()), "{error}"),
+    };
+    assert!(sections.len() <= pe::MAXIMUM_SECTIONS);
+    for section in &sections {
+        assert!(section.content.is_empty() || whole.contains(section.content), "{section:?}");
+        assert!(section.name.len() <= 8 && is_one_line(&section.name), "{section:?}");
+    }
+    match uki::profiles(&sections) {
+        Ok(profiles) => {
+            assert!(!profiles.is_empty());
+            for extent in profiles.iter().filter_map(|profile| profile.command_line) {
+                let at = |offset: ByteOffset| usize::try_from(offset.bytes()).unwrap();
+                judge(&input[at(extent.start())..at(extent.end())]);
+            }
+        }
+        Err(finding) => assert!(is_one_line(&finding.message()), "{finding}"),
     }
 }
 

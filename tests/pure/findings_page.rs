@@ -9,12 +9,13 @@ use ddictl::image::finding::{Level, Rule};
 use crate::command_line::Workshop;
 
 /// The groups of codes, by their third digit.
-const GROUPS: [(&str, &str); 5] = [
+const GROUPS: [(&str, &str); 6] = [
     ("DDI01", "The partition table and the image as a whole"),
     ("DDI02", "What lies in the partitions"),
     ("DDI03", "dm-verity"),
     ("DDI04", "Signatures and trust"),
     ("DDI05", "The policy"),
+    ("DDI06", "Unified kernel images and their command lines"),
 ];
 
 /// Text for a line of its own in mdoc(7).

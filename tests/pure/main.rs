@@ -24,6 +24,9 @@ mod judge;
 #[path = "../support/keys.rs"]
 mod keys;
 mod layering;
+#[path = "../support/pe_builder.rs"]
+#[allow(unreachable_pub, reason = "the file is shared with unit tests, which see it from inside")]
+mod pe_builder;
 mod policy_holes;
 mod policy_verbs;
 mod recovery;
@@ -32,6 +35,7 @@ mod refusals;
 mod runner;
 mod setup;
 mod udev_rules;
+mod uki;
 #[allow(dead_code, reason = "the unit tests use the rest")]
 #[path = "../support/used_images.rs"]
 mod used_images;

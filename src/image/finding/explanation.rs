@@ -236,6 +236,36 @@ impl Rule {
             Self::PartitionRole => {
                 "The kernel command line names a partition as the root or usr file system, by its number or designator, and another partition has that role here, or none. Nothing signs the numbers of partitions: whoever moves them could have a partition used as root that was never meant to be one."
             }
+            Self::UkiMalformed => {
+                "The file begins as a PE file, and its headers lead outside of it, or it has no section .linux, or two command lines where one counts. What would be booted depends on who reads it."
+            }
+            Self::UkiWithoutCommandLine => {
+                "A unified kernel image without a section .cmdline takes its command line from whoever starts it: a boot menu, the firmware, or the server that it was booted from. Its signature then says nothing about what is booted."
+            }
+            Self::BootMistake => {
+                "A pull expression, a root hash or a policy on the command line is not understood, or no image could satisfy what is asked. An initrd with ddictl stops with the reason; systemd's own tools warn, and go on without what was meant."
+            }
+            Self::BootUnauthenticated => {
+                "An image is pulled at boot under a policy that takes it without a signature, and nobody vouches for the download. Whoever answers for the server, or sits between, decides which programs run on the machine. A certificate of https only says who that is."
+            }
+            Self::BootReplayable => {
+                "The image must be signed, but a signature covers neither version nor name, and holds as long as its certificate is trusted. Somebody on the network can answer with any image that was ever signed by a trusted certificate, an old one with known holes as well, unless trust.d revokes or limits it."
+            }
+            Self::BootPinned => {
+                "The command line names the digest of the download or the root hash of the file system. No other image is booted, whoever answers and whoever signs."
+            }
+            Self::BootRootUnverified => {
+                "The root file system is on a device of the machine, and neither a root hash nor a policy says what must be on it. Nothing on the network decides what is booted, but whoever can write to the device does."
+            }
+            Self::BootRootNotPulled => {
+                "root= names a device below /dev/disk/by-loop-ref that would come of an image with this name, and no pull makes devices of such an image. The boot waits for it in vain, or takes the device of somebody else who gives a loop device this name."
+            }
+            Self::BootPolicyHole => {
+                "The policy lists alternatives of which the weakest holds, or words that silently allow everything, or nothing can satisfy it. Whoever makes the image chooses among the alternatives."
+            }
+            Self::BootInClear => {
+                "Everybody on the way sees which image is booted, and can hold it back or slow it down. What is verified does not depend on how it came."
+            }
         }
     }
 
@@ -272,6 +302,12 @@ impl Rule {
             Self::PartitionRole => Some(
                 "systemd 262 accepts this: it mounts whichever partition has the number that root= names",
             ),
+            Self::BootReplayable => Some(
+                "systemd's own import generator asks no policy of what becomes root, and boots an image by any signer: mask it",
+            ),
+            Self::BootMistake => {
+                Some("systemd 262 warns of a pull that it does not understand, and boots without it")
+            }
             Self::PolicyFileSystem => Some(
                 "systemd 262 accepts this: one file system in a policy replaces the look into the partition, and several \
                  restrict nothing",

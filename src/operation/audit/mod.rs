@@ -21,6 +21,7 @@ use super::examine::{Audited, audit};
 use super::observer::Observer;
 use super::source::ImageSource;
 use super::trust_store::TrustStore;
+use super::uki::KnownPolicies;
 
 mod find;
 mod remote;
@@ -120,16 +121,20 @@ pub fn audit_all<E: From<OperationError>>(
     raise_file_limit();
     let (found, coverage) = find(targets, &companions, cancel).map_err(OperationError::from)?;
     let client = remote::client(ca_certificates, cancel);
+    // Read before the images are, as everything else is.
+    let known = KnownPolicies::load();
     let judge = |found: Found| match found {
         Found::Image { name, image } => {
             let whole = deep.then_some(&*image);
-            let outcome = audit(&*image, trust, policy, whole, observer, cancel);
+            let outcome = audit(&*image, trust, policy, whole, observer, cancel)
+                .and_then(|audited| known.look_again(&*image, audited));
             Judged { image: name, outcome }
         }
         Found::Remote(url) => {
             let outcome = remote::open(&client, &url, &companions, observer, cancel).and_then(|image| {
                 let image: &dyn ImageSource = &*image;
-                audit(image, trust, policy, None, observer, cancel)
+                let audited = audit(image, trust, policy, None, observer, cancel)?;
+                known.look_again(image, audited)
             });
             Judged { image: url.without_secrets(), outcome }
         }
