@@ -203,6 +203,9 @@ fn check_attributes(partition: &Partition) -> Vec<Finding> {
     findings
 }
 
+/// How much room nobody speaks of.
+const LEAST_WASTE: ByteLength = ByteLength::new(64 * 1024 * 1024);
+
 fn check_contents(
     dissection: &Dissection,
     partition: &Partition,
@@ -278,7 +281,25 @@ fn check_contents(
             format!("{found} with a log to replay"),
         ));
     }
+    if hashed.is_some() && partition.type_uuid.is_some() && !partition.attributes.read_only() {
+        findings.push(finding(
+            Rule::VerifiedWritable,
+            "the read-only attribute",
+            "a partition that may be written to".to_owned(),
+        ));
+    }
     let available = hashed.unwrap_or(partition.extent).length();
+    let whole = partition.extent.length();
+    let used = if hashed.is_some() { Some(available) } else { superblock.size };
+    let wasted = used.and_then(|used| whole.bytes().checked_sub(used.bytes())).unwrap_or_default();
+    let grows = partition.attributes.growfs() && hashed.is_none();
+    if wasted >= LEAST_WASTE.bytes() && wasted > whole.bytes() / 2 && !grows {
+        findings.push(finding(
+            Rule::SpaceWasted,
+            "a partition that its contents fill",
+            format!("{wasted} of {whole} bytes behind their end"),
+        ));
+    }
     if let Some(size) = superblock.size.filter(|size| *size > available) {
         let (rule, place) = match hashed {
             Some(_) => (Rule::FileSystemLargerThanHashedArea, "the hashed area"),

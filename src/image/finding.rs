@@ -178,6 +178,12 @@ rules! {
     /// A LUKS volume of a kind that is not opened here.
     LuksUnsupported = "DDI0216", Error, "a LUKS volume in a state or of a kind that is not opened",
         "finish with 'cryptsetup reencrypt --resume-only', or encrypt again without special requirements";
+    /// Much more room than what is in it takes.
+    SpaceWasted = "DDI0217", Note, "a partition much larger than its contents",
+        "make the partition as large as its contents (systemd-repart's Minimize=best), or let the file system grow (growfs)";
+    /// A verified partition that is not marked read-only.
+    VerifiedWritable = "DDI0218", Note, "a verified partition without the read-only attribute",
+        "set the read-only attribute when the image is built (ddictl seal and systemd-repart do)";
 
     /// A hash partition whose superblock is not acceptable.
     VeritySuperblockInvalid = "DDI0301", Error, "an unacceptable dm-verity superblock",
@@ -355,6 +361,8 @@ pub struct Finding {
     pub expected: String,
     /// What there is.
     pub found: String,
+    /// Whether systemd-dissect 262 --validate accepts the image in spite of it, where the rule alone does not say so.
+    pub validates_elsewhere: bool,
     /// Why somebody decided that it does not count; `None` for one that does.
     pub ignored: Option<String>,
 }
@@ -364,7 +372,15 @@ impl Finding {
     #[must_use]
     pub fn of_image(rule: Rule, expected: impl Into<String>, found: impl Into<String>) -> Self {
         let (expected, found) = (expected.into(), found.into());
-        Self { rule, level: rule.level(), partition: None, expected, found, ignored: None }
+        Self {
+            rule,
+            level: rule.level(),
+            partition: None,
+            expected,
+            found,
+            validates_elsewhere: false,
+            ignored: None,
+        }
     }
 
     /// A finding about one partition, or about an image without a table where that has no number.

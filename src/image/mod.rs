@@ -19,6 +19,7 @@ pub mod policy;
 pub mod presets;
 pub mod reduction;
 pub mod survey;
+mod systemd;
 pub mod tree;
 pub mod uki;
 pub mod unlocked;

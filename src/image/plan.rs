@@ -17,6 +17,7 @@ use super::policy::{
     Found, FoundFileSystem, ImagePolicy, Objection, PolicyRefusal, Protection, RuleOrigin, Use,
 };
 use super::presets::{RequestedPolicy, RoleDemand, Strictness};
+use super::systemd;
 
 /// What a policy says of every partition of an image.
 #[derive(Debug, Clone)]
@@ -81,6 +82,10 @@ pub fn evaluate(dissection: &Dissection, assessment: &Assessment, requested: &Re
     }
     if evaluation.refusals.is_empty() {
         evaluation.refusals = roles_not_kept(dissection, &evaluation.uses, requested);
+    }
+    if systemd::validates(dissection, &assessment.partitions, requested.policy()) {
+        let states = evaluation.refusals.iter_mut().filter(|finding| finding.rule == Rule::PolicyState);
+        states.for_each(|finding| finding.validates_elsewhere = true);
     }
     evaluation
 }

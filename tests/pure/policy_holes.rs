@@ -61,6 +61,39 @@ fn a_plain_root_is_not_used_under_policies_that_ask_for_protection() {
     assert_eq!(device_count(&image, "root=unprotected"), 1);
 }
 
+/// Where the gate of systemd-dissect would be open, the refusal says so, and nowhere else.
+#[test]
+fn a_refusal_says_where_systemd_dissect_would_validate_the_image() {
+    let says = |image: &[u8], text: &str| {
+        let outcome = judge().plan(image, &policy(text));
+        let finding = outcome.reason(Rule::PolicyState).unwrap_or_else(|| panic!("{text}: {outcome:?}"));
+        finding.advice().contains("systemd-dissect 262 --validate accepts this")
+    };
+    let plain = Ddi::new().with(Designator::Root, "root", ext4()).bytes();
+    for text in [
+        "root=verity+encrypted+absent",
+        "root=signed+encrypted+absent",
+        "root=signed+verity+encrypted+absent",
+        "root=signed+encrypted:root-verity=absent+unused:root-verity-sig=absent+unused",
+    ] {
+        assert!(says(&plain, text), "{text}");
+    }
+    for text in [
+        "root=verity",
+        "root=signed",
+        "root=encrypted",
+        "root=signed+encrypted",
+        "root=signed+absent",
+        "root=encrypted+absent",
+    ] {
+        assert!(!says(&plain, text), "{text}");
+    }
+    let strangers = Ddi::signed(stranger()).bytes();
+    assert!(says(&strangers, "root=signed:=unused+absent"));
+    // A hash tree is left aside there, and the partition used without it.
+    assert!(says(&strangers, "root=unprotected:=unused+absent"));
+}
+
 /// Hash and signature partitions of zeros are taken for a signature; with two environment variables the root is then
 /// mounted unprotected under `root=signed`.
 #[test]

@@ -200,7 +200,7 @@ fn finding_text(text: &mut String, finding: &Finding, colours: Colours) {
         escaped(&finding.message()),
         ignored.unwrap_or_default()
     );
-    for advice in [Some(finding.rule.remedy()), finding.rule.systemd()].into_iter().flatten() {
+    for advice in [Some(finding.rule.remedy()), finding.systemd()].into_iter().flatten() {
         let _ = writeln!(text, "                   {}", colours.paint(Colour::Faint, advice));
     }
 }

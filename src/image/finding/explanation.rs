@@ -116,6 +116,12 @@ impl Rule {
             Self::LuksUnsupported => {
                 "The volume is in the middle of being encrypted again, or demands something that is not supported. Opening it would fail, or change it."
             }
+            Self::SpaceWasted => {
+                "More than half of the partition, and at least 64 MiB, lies behind the end of its contents. It costs memory and bandwidth, and bytes there belong to nothing that anybody checks."
+            }
+            Self::VerifiedWritable => {
+                "A hash tree holds for data that never changes. Whoever uses the partition without the tree may mount it writable, and after the first write it verifies no more."
+            }
             Self::VeritySuperblockInvalid => {
                 "The hash partition does not begin with a dm-verity superblock of the one version, type and kind of digest that are accepted, with sane sizes. Without it nobody can say what is covered, and the data partition protects nothing."
             }
@@ -317,11 +323,20 @@ impl Rule {
     }
 }
 
+/// What is said of a refused partition that passes there.
+const VALIDATES: &str = "systemd-dissect 262 --validate accepts this";
+
 impl Finding {
+    /// What systemd would make of the image, where it was measured that it goes on.
+    #[must_use]
+    pub fn systemd(&self) -> Option<&'static str> {
+        self.rule.systemd().or(self.validates_elsewhere.then_some(VALIDATES))
+    }
+
     /// What can be done, and what systemd would make of it where that differs.
     #[must_use]
     pub fn advice(&self) -> String {
-        match self.rule.systemd() {
+        match self.systemd() {
             Some(systemd) => format!("{}; {systemd}", self.rule.remedy()),
             None => self.rule.remedy().to_owned(),
         }
