@@ -193,8 +193,8 @@ impl SidecarOptions {
 /// What to require.
 #[derive(Debug, Args)]
 pub(super) struct PolicyOption {
-    /// What to require of the image: the text of an image policy, or @NAME for a policy file or preset ('ddictl policy
-    /// list' shows them)
+    /// What to require of the image: the text of an image policy, @NAME for a policy file or preset ('ddictl policy list'
+    /// shows them), or the path of a policy file, with a '/' in it
     #[arg(long, value_name = "POLICY")]
     image_policy: Option<String>,
 }

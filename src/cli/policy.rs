@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::image::comparison::{Comparison, compare};
 use crate::image::finding::printable;
 use crate::image::policy::{Relation, show_json, show_text};
+use crate::operation::observer::Observer;
 use crate::operation::policy_store::{list, resolve};
 
 use super::options::{JsonOption, LegendOption};
@@ -28,9 +29,13 @@ pub(super) enum Arguments {
 /// Show what a policy means for every partition
 #[derive(Debug, Args)]
 pub(super) struct Show {
-    /// An image policy, or @NAME for a policy file or preset
+    /// An image policy, @NAME for a policy file or preset, or the path of a policy file
     #[arg(allow_hyphen_values = true)]
     policy: String,
+
+    /// Print it as a word for the kernel command line, which systemd obeys as well
+    #[arg(long, conflicts_with = "json")]
+    command_line: bool,
 
     #[command(flatten)]
     json: JsonOption,
@@ -69,7 +74,7 @@ pub(super) struct List {
 impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
         match self {
-            Self::Show(arguments) => arguments.run(),
+            Self::Show(arguments) => arguments.run(context),
             Self::Check(arguments) => arguments.run(),
             Self::Compare(arguments) => arguments.run(),
             Self::Derive(arguments) => arguments.run(context),
@@ -79,8 +84,18 @@ impl Arguments {
 }
 
 impl Show {
-    fn run(self) -> Result<Status, Failure> {
+    fn run(self, context: &Context) -> Result<Status, Failure> {
         let requested = resolve(&self.policy)?;
+        if self.command_line {
+            if requested.strictness().demands_authentication() {
+                context.observer.warning(&format!(
+                    "the text of '{requested}' does not say all that its name demands: on the kernel command line of a \
+                     machine that boots by ddictl leave it out, where it counts anyway"
+                ));
+            }
+            io::stdout().write_all(format!("systemd.image_policy={}\n", requested.policy()).as_bytes())?;
+            return Ok(Status::Done);
+        }
         let shown = show_json(requested.policy()).written_as(&self.policy);
         let value = serde_json::to_value(shown).map_err(io::Error::from)?;
         let text = self.json.json.render(&value).unwrap_or_else(|| {

@@ -28,7 +28,7 @@ pub struct ListedPolicy {
     pub policy: ImagePolicy,
 }
 
-/// The policy that `argument` names or is.
+/// The policy that `argument` names or is; with a `/` in it, which no policy text has, it is the path of a policy file.
 ///
 /// # Errors
 /// [`OperationError::Usage`] where the text is not a policy, [`OperationError::State`] or
@@ -37,6 +37,11 @@ pub fn resolve(argument: &str) -> Result<RequestedPolicy, OperationError> {
     let usage = |problem: &dyn std::fmt::Display| {
         OperationError::Usage(format!("reading the image policy '{argument}': {problem}"))
     };
+    if argument.contains('/') {
+        let path = Path::new(argument);
+        let file = read(path)?.ok_or_else(|| usage(&"there is no such file"))?;
+        return Ok(RequestedPolicy::as_written(file.policy));
+    }
     let name = match argument.parse() {
         Ok(PolicyArgument::Text(policy)) => return Ok(RequestedPolicy::as_written(policy)),
         Ok(PolicyArgument::Named(name)) => name,

@@ -325,3 +325,22 @@ fn check_knows_the_presets_the_classes_and_what_is_no_policy() {
     workshop.run("policy check --class=nonsense *").fails(2, &["machine", "confext"]);
     workshop.run("policy check root=nonsense").fails(2, &["nonsense"]);
 }
+
+#[test]
+fn a_policy_is_read_from_a_path_and_written_for_the_kernel() {
+    let workshop = Workshop::new();
+    workshop.write("ours.policy", b"# ours\nroot=signed\nusr=signed+absent\n");
+    workshop.write("broken.policy", b"root=sgined\n");
+    workshop.write("signed.raw", &Ddi::signed(trusted()).bytes());
+    let told = workshop.run("policy show --command-line ./ours.policy").exits(0);
+    assert_eq!(told.data, "systemd.image_policy=root=signed:usr=signed+absent\n");
+    assert_eq!(told.talk, "");
+    workshop.run("policy compare ./ours.policy root=signed:usr=signed+absent").exits(0);
+    workshop.run("audit --certificate=k.crt --image-policy=./ours.policy signed.raw").exits(0);
+    workshop.run("policy show ./absent.policy").fails(2, &["./absent.policy", "there is no such file"]);
+    workshop.run("policy show ./broken.policy").fails(1, &["./broken.policy", "line 1", "sgined"]);
+    let told = workshop.run("policy show --command-line @verified-boot").exits(0);
+    assert!(told.data.starts_with("systemd.image_policy=root=signed+absent"), "{told:?}");
+    assert!(told.talk.contains("does not say all that its name demands"), "{told:?}");
+    workshop.run("policy show --command-line --json=short root=signed").fails(2, &["cannot be used with"]);
+}

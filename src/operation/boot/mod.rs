@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::format::image_class::ImageClass;
 use crate::format::loop_reference::LoopReference;
 use crate::format::pull_expression::{PullExpression, PullKind};
-use crate::image::boot::{BootPolicies, BootRequest, Stage, is_in_memory};
+use crate::image::boot::{BootPolicies, BootRequest, PullSource, Stage, is_in_memory};
 use crate::image::presets::RequestedPolicy;
 
 use super::activate::GuardOptions;
@@ -86,6 +86,10 @@ pub fn run_pull(
     let outcome = prepared.run(&url, observer, cancel);
     if matches!(outcome, Err(OperationError::Refused { .. } | OperationError::Archive { .. })) {
         observer.note(WAYS_OUT);
+    }
+    let by_credential = matches!(asked.source, PullSource::Credential(_)) && request.stage == Stage::Initrd;
+    if outcome.is_ok() && by_credential {
+        request::note_credential()?;
     }
     outcome
 }

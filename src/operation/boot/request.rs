@@ -15,6 +15,8 @@ const COMMAND_LINE: &str = "/proc/cmdline";
 /// System credentials, as systemd hands them on; those that are encrypted lie elsewhere.
 const CREDENTIAL: &str = "/run/credentials/@system/import.pull";
 const ENCRYPTED_CREDENTIAL: &str = "/run/credentials/@encrypted/import.pull";
+/// Says to the system that follows an initrd that the credential was obeyed there.
+const CREDENTIAL_DONE: &str = "/run/ddictl/import.pull";
 /// Where systemd looks for generators; the first of a name counts.
 const GENERATORS: [&str; 4] = [
     "/run/systemd/system-generators",
@@ -50,8 +52,9 @@ pub fn read_request(sources: &BootSources) -> Result<BootRequest, OperationError
             .map_err(|source| OperationError::system("examining", INITRD_RELEASE, source))?,
     };
     let stage = if in_initrd { Stage::Initrd } else { Stage::Host };
-    // Whoever gives a command line asks for that one alone.
-    let credential = if sources.command_line.is_some() { None } else { read_credential()? };
+    // Whoever gives a command line asks for that one alone. What an initrd has pulled is not pulled once more.
+    let is_done = stage == Stage::Host && fs::exists(CREDENTIAL_DONE).unwrap_or(false);
+    let credential = if sources.command_line.is_some() || is_done { None } else { read_credential()? };
     Ok(BootRequest::read(&KernelCommandLine::parse(&line), credential.as_deref(), stage))
 }
 
@@ -64,6 +67,15 @@ fn read_credential() -> Result<Option<String>, OperationError> {
     }
     let content = read_small_file("reading the credential", Path::new(CREDENTIAL))?;
     Ok(content.map(|content| String::from_utf8_lossy(&content).into_owned()))
+}
+
+/// Notes that an initrd has done what the credential asks.
+///
+/// # Errors
+/// [`OperationError::System`].
+pub(super) fn note_credential() -> Result<(), OperationError> {
+    fs::write(CREDENTIAL_DONE, "")
+        .map_err(|source| OperationError::system("writing", CREDENTIAL_DONE, source))
 }
 
 /// Whether anything is asked for at all: an expression, right or wrong.
