@@ -33,18 +33,19 @@ pub struct Sidecars {
     pub settings: bool,
 }
 
-/// Fetches or opens what lies beside the image. None of it can change after that.
+/// Fetches or opens what lies beside the image, of the files of the server those of `choice`. None of it can change after that.
 ///
 /// # Errors
 /// As [`fetch`]; [`OperationError`] where a file that was named cannot be read.
 pub(super) fn companions(
     request: &PullRequest,
+    choice: &CompanionChoice,
     client: &HttpClient,
     verification: &Verification,
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Companions, OperationError> {
-    let Sidecars { choice, named, settings } = &request.sidecars;
+    let Sidecars { named, settings, .. } = &request.sidecars;
     if let (Origin::Stream(_), CompanionChoice::Required(demanded)) = (&request.url, choice)
         && !demanded.is_empty()
     {
@@ -63,16 +64,24 @@ pub(super) fn companions(
         OperationError::system("making room for the files beside", request.url.to_string(), source)
     })?;
     let largest_tree = ByteLength::new(room.bytes() / SHARE_OF_TREE);
-    let fetched = fetch(choice, &kinds, &files, verification, largest_tree, observer);
-    if let (Err(OperationError::Fetch { .. }), CompanionChoice::Automatic) = (&fetched, choice) {
-        observer.note("a file beside the image could neither be had nor be known not to be there: --sidecars=no leaves them aside");
-    }
-    let mut companions = fetched?;
+    let mut companions = fetch(choice, &kinds, &files, verification, largest_tree, observer)?;
     let settings = CompanionSettings { automatic: false, named: named.clone() };
     for companion in Companions::open(Path::new(""), &settings)?.into_files() {
         companions.insert(companion);
     }
     Ok(companions)
+}
+
+/// Says of a file that nobody demanded, and that the server neither gave nor denied, how to do without.
+pub(super) fn explained<T>(
+    fetched: Result<T, OperationError>,
+    choice: &CompanionChoice,
+    observer: &dyn Observer,
+) -> Result<T, OperationError> {
+    if let (Err(OperationError::Fetch { .. }), CompanionChoice::Automatic) = (&fetched, choice) {
+        observer.note("a file beside the image could neither be had nor be known not to be there: --sidecars=no leaves them aside");
+    }
+    fetched
 }
 
 /// An image that is looked at before it comes, with what lies beside it.

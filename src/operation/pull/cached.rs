@@ -29,6 +29,7 @@ use crate::trust::download::{DownloadDigest, DownloadHasher};
 
 use super::download::Download;
 use super::spool::spool;
+use super::verification::Verification;
 use super::{Prepared, PullRequest, open, preflight};
 
 /// An image in a cache.
@@ -98,6 +99,19 @@ pub(super) fn through_cache(
     let description = Description::new(url, spooled.size.bytes(), validator);
     let entry = cache.keep(spooled.file, &digest, &description)?;
     Ok(Some(Cached::new(cache, entry, false)))
+}
+
+/// Whether the cache has the very download that is expected, by its SHA-256.
+///
+/// # Errors
+/// What opening the cache said.
+pub(super) fn holds(
+    settings: &CacheSettings,
+    verification: &Verification,
+    trust: &TrustStore,
+) -> Result<bool, OperationError> {
+    let Some(digest) = verification.expected().digest() else { return Ok(false) };
+    Ok(Cache::open(settings, trust.time())?.find(&digest.to_string()).is_some())
 }
 
 impl Cached {

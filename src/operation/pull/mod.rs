@@ -52,12 +52,13 @@ pub use name::{name_of, parse_origin, reference_of, tree_name_of};
 pub use unpack::{TarRequest, plan_tar, pull_tar};
 
 use beside::WithCompanions;
-use cached::{Cached, through_cache};
+use cached::{Cached, holds, through_cache};
+use companions::CompanionChoice;
 use convert::to_raw;
 use download::{Download, tell};
 use name::expect_plain_name;
 use place::verify_and_link;
-use remote::{client, encoding, fetching, look, look_at_raw};
+use remote::{client, encoding, fetching, impatient_client, look, look_at_raw};
 use room::room_for;
 use stream::{Arrived, Place, receive};
 use verification::{FilesBeside, Verification};
@@ -127,7 +128,9 @@ pub fn plan_pull(
     let reference = reference_of(&request.name)?;
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
-    let companions = beside::companions(request, &client, &verification, observer, cancel)?;
+    let choice = &request.sidecars.choice;
+    let companions = beside::companions(request, choice, &client, &verification, observer, cancel);
+    let companions = beside::explained(companions, choice, observer)?;
     let source = look(&client, &request.url, request.patience.retries, observer, cancel)?;
     let found = encoding(&*source)?;
     if found != Encoding::Raw {
@@ -248,13 +251,46 @@ impl Prepared {
     ) -> Result<(Self, Option<Cached>), OperationError> {
         let client = client(request, cancel);
         let verification = prepare(request, &client, trust, observer, cancel)?;
-        let companions = beside::companions(request, &client, &verification, observer, cancel)?;
+        let companions = Self::companions(request, &client, &verification, trust, observer, cancel)?;
         let prepared = Self { client, verification, companions };
         let cached = match &request.cache {
             Some(cache) => through_cache(cache, request, policy, &prepared, trust, observer, cancel)?,
             None => None,
         };
         Ok((prepared, cached))
+    }
+
+    /// What lies beside the image. An image that is in the cache, and was named by its digest, does without a server that
+    /// does not answer: what lies beside it would add to what is known of it, and never lessen what is demanded.
+    fn companions(
+        request: &PullRequest,
+        client: &HttpClient,
+        verification: &Verification,
+        trust: &TrustStore,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<Companions, OperationError> {
+        let of_server = |client: &HttpClient, choice: &CompanionChoice| {
+            beside::companions(request, choice, client, verification, observer, cancel)
+        };
+        let choice = &request.sidecars.choice;
+        let is_there = match &request.cache {
+            Some(cache) if *choice == CompanionChoice::Automatic => holds(cache, verification, trust)?,
+            _ => false,
+        };
+        if !is_there {
+            return beside::explained(of_server(client, choice), choice, observer);
+        }
+        match of_server(&impatient_client(request, cancel), choice) {
+            Err(error @ OperationError::Fetch { .. }) => {
+                observer.note(&format!(
+                    "doing without the server, because the image is in the cache: {}",
+                    error.with_causes()
+                ));
+                of_server(client, &CompanionChoice::None)
+            }
+            other => other,
+        }
     }
 }
 
@@ -316,7 +352,7 @@ fn fetch(
     let received = receive(&mut download, name, &hints, url, observer, |needed| {
         let needed = needed.map(with_companions);
         let room = room_for(directory, needed, url)?;
-        let root = image_directory::prepare(directory, target, room, needed, &mut reservation)?;
+        let root = image_directory::prepare_for_image(directory, target, room, needed, &mut reservation)?;
         Ok(Place { root, room })
     });
     let same = received.and_then(|image| match (cached, &image.digest) {

@@ -22,6 +22,15 @@ use crate::operation::source::{ImageFile, ImageSource};
 
 /// A client that does as the request and the user say.
 pub(super) fn client(request: &PullRequest, cancel: &Cancel) -> HttpClient {
+    client_with(request, request.patience.retries, cancel)
+}
+
+/// The same for what can be done without: it is not tried again.
+pub(super) fn impatient_client(request: &PullRequest, cancel: &Cancel) -> HttpClient {
+    client_with(request, 0, cancel)
+}
+
+fn client_with(request: &PullRequest, retries: u32, cancel: &Cancel) -> HttpClient {
     let cancel = cancel.clone();
     let certificate_authorities = if request.ca_certificates.is_empty() {
         CertificateAuthorities::System
@@ -33,7 +42,7 @@ pub(super) fn client(request: &PullRequest, cancel: &Cancel) -> HttpClient {
         connect_timeout: request.patience.connect,
         stall_timeout: request.patience.stall,
         total_timeout: request.patience.total,
-        retry: RetryOptions { retries: request.patience.retries, ..RetryOptions::default() },
+        retry: RetryOptions { retries, ..RetryOptions::default() },
         cancellation: Cancellation::when(move || cancel.is_cancelled()),
         ..HttpOptions::default()
     })
