@@ -99,6 +99,24 @@ pub(super) fn prepare(
     }
 }
 
+/// [`prepare`] for an image that block devices may be made of: the system that follows an initrd can unmount the directory
+/// when it goes down, although its root is on the image.
+///
+/// # Errors
+/// As [`prepare`].
+pub(super) fn prepare_for_image(
+    directory: &ImageDirectory,
+    target: &Path,
+    room: ByteLength,
+    needed: Option<ByteLength>,
+    reservation: &mut Reservation,
+) -> Result<File, OperationError> {
+    let root = prepare(directory, target, room, needed, reservation)?;
+    let of_initrd = directory.medium == Medium::Memory && fs::exists(INITRD_RELEASE).unwrap_or(false);
+    // Without it the system goes down all the same, and complains.
+    Ok(if of_initrd { mount::unseen(&root).unwrap_or(root) } else { root })
+}
+
 /// [`prepare`] for a directory as it is there; one that is absent is made.
 fn prepare_on_disk(
     directory: &ImageDirectory,

@@ -19,7 +19,7 @@ pub use beneath::{CreatedDirectory, ImageRoot, Place};
 pub use file_system::{GrowError, Grown, MountRequest, Mounted, PreparedMount, grow};
 pub use table::{MountEntry, MountTable, is_mount_point, mounts_beneath, mounts_of};
 pub use tmpfs::{
-    OwnTmpfs, allow_tree, free_space, is_tmpfs, lends_no_rights, resize_tmpfs, total_space, unmount,
+    OwnTmpfs, allow_tree, free_space, is_tmpfs, lends_no_rights, resize_tmpfs, total_space, unmount, unseen,
 };
 pub use users::{MountUser, unmount_unused, users_of};
 

@@ -14,6 +14,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::{MountError, is_mount_point, proc_path};
 use crate::format::units::ByteLength;
+use crate::kernel::raw::mount as raw;
 
 /// How many files the tmpfs takes: an image, its companions and what is being placed. Inodes are memory too.
 const MAXIMUM_INODES: u32 = 64;
@@ -22,6 +23,9 @@ const MAXIMUM_INODES: u32 = 64;
 /// fifth of the time, and reading half of it. Linux before 6.14 has them of 2 MiB alone, for what lies in front of the end
 /// of the file, which is never so here. A hole of a page remains one.
 const LARGE_FOLIOS: &str = "huge=within_size";
+
+/// Where a kernel says that it has such pieces.
+const LARGE_FOLIO_SETTINGS: &str = "/sys/kernel/mm/transparent_hugepage";
 
 /// What a mount for images does not allow.
 const NO_RIGHTS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
@@ -78,10 +82,11 @@ impl OwnTmpfs {
             // By descriptor: what was found empty above is what is mounted on.
             mount(Some("tmpfs"), &proc_path(below.as_fd()), Some("tmpfs"), flags, Some(options))
         };
-        match mounting(&format!("{options},{LARGE_FOLIOS}")) {
-            // A kernel without transparent huge pages does not know the option.
-            Err(Errno::EINVAL) => mounting(&options),
-            other => other,
+        // A kernel without transparent huge pages does not know the option, and complains of it on the console.
+        let with_folios = fs::exists(LARGE_FOLIO_SETTINGS).unwrap_or(false);
+        match with_folios.then(|| mounting(&format!("{options},{LARGE_FOLIOS}"))) {
+            None | Some(Err(Errno::EINVAL)) => mounting(&options),
+            Some(other) => other,
         }
         .map_err(|errno| MountError::Mounting { directory: at(), source: errno.into() })?;
         match open_tmpfs(directory) {
@@ -245,6 +250,17 @@ fn open_tmpfs(path: &Path) -> io::Result<Option<File>> {
 /// The error of statfs(2).
 pub fn is_tmpfs(file: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(fstatfs(file)?.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// The same directory by a mount of its own, which nobody else sees: what is open in it does not keep the mount that
+/// everybody sees from being unmounted.
+///
+/// # Errors
+/// What the kernel said.
+pub fn unseen(directory: &File) -> io::Result<File> {
+    let clone = raw::clone(directory.as_fd())?;
+    // The descriptor is good for paths alone.
+    File::open(proc_path(clone.as_fd()))
 }
 
 #[cfg(test)]

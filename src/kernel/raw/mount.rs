@@ -25,6 +25,7 @@ const FSMOUNT_CLOEXEC: c_uint = 0x1;
 const FSCONFIG_SET_FLAG: c_uint = 0;
 const FSCONFIG_SET_STRING: c_uint = 1;
 const FSCONFIG_CMD_CREATE: c_uint = 6;
+const OPEN_TREE_CLONE: c_uint = 0x1;
 const MOVE_MOUNT_F_EMPTY_PATH: c_uint = 0x4;
 const MOVE_MOUNT_T_EMPTY_PATH: c_uint = 0x40;
 
@@ -98,6 +99,19 @@ pub fn attach(mount: BorrowedFd<'_>, directory: BorrowedFd<'_>) -> Result<(), Er
         )
     };
     Errno::result(result).map(drop)
+}
+
+/// open_tree(2) with `OPEN_TREE_CLONE`: another mount of the directory that is open, which is nowhere, by a descriptor that
+/// is good for paths alone.
+///
+/// # Errors
+/// The kernel's answer.
+#[doc(alias = "open_tree")]
+pub fn clone(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC.unsigned_abs() | libc::AT_EMPTY_PATH.unsigned_abs();
+    // SAFETY: the call takes a descriptor with a string, which ends with NUL and is alive, and an integer.
+    let result = unsafe { libc::syscall(libc::SYS_open_tree, directory.as_raw_fd(), c"".as_ptr(), flags) };
+    owned(result)
 }
 
 fn configure(
