@@ -297,7 +297,7 @@ fn start_afresh(kernel: &OsStr) {
 }
 
 /// What becomes of a test that lacks something.
-fn skip(reason: String) -> Result<Completion, Failed> {
+pub(crate) fn skip(reason: String) -> Result<Completion, Failed> {
     if std::env::var_os(REQUIRE_ALL).is_some_and(|value| value == "1") {
         Err(Failed::from(format!("must not be skipped ({REQUIRE_ALL}=1), but {reason}")))
     } else {
