@@ -151,7 +151,15 @@ impl Linter<'_> {
         let is_raw = pull.kind == PullKind::Raw;
         let authentic = is_raw && policy.is_some_and(demands_authentication);
         let (root, usr) = self.request.hashes(pull);
-        if authentic && let Some(hash) = root.or(usr) {
+        let pinned: Vec<Designator> = [(&root, Designator::Root), (&usr, Designator::Usr)]
+            .into_iter()
+            .filter_map(|(hash, designator)| hash.is_some().then_some(designator))
+            .collect();
+        // A root hash that is given holds under every policy, for its partition and for no other.
+        let rest_is_signed = is_raw && policy.is_some_and(|policy| uses_only_signed_beside(policy, &pinned));
+        if (authentic || rest_is_signed)
+            && let Some(hash) = root.or(usr)
+        {
             self.add(Rule::BootPinned, "nothing else", format!("'{name}' by the root hash {hash}"));
             return;
         }
@@ -235,9 +243,16 @@ fn demands_authentication(policy: &RequestedPolicy) -> bool {
         return true;
     }
     let uses = |designator| policy.policy().rule(designator).uses();
+    uses_only_signed_beside(policy, &[])
+        && [Designator::Root, Designator::Usr].map(uses).contains(&PolicyFlags::SIGNED)
+}
+
+/// Whether a policy uses nothing that is not signed beside these partitions.
+fn uses_only_signed_beside(policy: &RequestedPolicy, pinned: &[Designator]) -> bool {
     let harmless = PolicyFlags::SIGNED | PolicyFlags::UNUSED | PolicyFlags::ABSENT;
     // Hash trees and signatures are read, and never shown.
-    let mut shown = Designator::ALL.into_iter().filter(|designator| designator.verity_data().is_none());
-    shown.all(|designator| uses(designator).without(harmless).is_empty())
-        && [Designator::Root, Designator::Usr].map(uses).contains(&PolicyFlags::SIGNED)
+    Designator::ALL
+        .into_iter()
+        .filter(|designator| designator.verity_data().is_none() && !pinned.contains(designator))
+        .all(|designator| policy.policy().rule(designator).uses().without(harmless).is_empty())
 }

@@ -37,7 +37,9 @@ fn a_hash_pins_the_image() {
     let hash = "ab".repeat(32);
     assert_eq!(rules(&format!("{SEED} roothash={hash}")), [Rule::BootPinned]);
     assert_eq!(rules(&SEED.replace("verify=no", &format!("verify={hash}"))), [Rule::BootPinned]);
-    // A root hash beside a policy that takes anything does not keep another image from being used.
+    // A root hash holds for its partition under every policy, and says nothing of the others.
+    let root_alone = format!("{SEED} roothash={hash} rd.systemd.image_policy=root=verity:=unused+absent");
+    assert_eq!(rules(&root_alone), [Rule::BootPinned]);
     let open = format!("{SEED} roothash={hash} rd.systemd.image_policy=*");
     assert!(rules(&open).contains(&Rule::BootUnauthenticated), "{:?}", rules(&open));
     // For another image it says nothing.
