@@ -163,7 +163,10 @@ fn every_refusal_leaves_nothing() {
         drop(mask);
     }
     // Nothing is asked for: nothing is done.
-    assert_eq!(succeed(&mut boot("quiet root=/dev/sda1")), "");
+    for line in ["quiet root=/dev/sda1", "roothash=oops systemd.pull=nonsense"] {
+        assert_eq!(succeed(&mut boot(line)), "", "{line}");
+        assert_eq!(succeed(boot(line).arg("--check")), "", "{line}");
+    }
 }
 
 fn a_tree_for_the_root_can_be_one() {
