@@ -332,3 +332,40 @@ fn a_server_that_fails_is_1_and_one_without_ranges_is_read_from_its_beginning_or
     assert_eq!(images(&told).len(), 2);
     workshop.run("audit http://").fails(1, &["http://"]);
 }
+
+/// How much memory a process had at the most, of what is its own, in bytes; sampled until it ends.
+#[expect(clippy::disallowed_methods, reason = "no event tells of memory: it is sampled")]
+fn most_memory(child: &mut std::process::Child) -> u64 {
+    let status = format!("/proc/{}/status", child.id());
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        // It is gone as soon as the process has ended. The high-water mark counts files that are mapped, too.
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+        let found = line.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
+        most = most.max(found.unwrap_or_default() * 1024);
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
+    most
+}
+
+#[test]
+fn an_audit_takes_less_than_64_mebibytes_whatever_the_image() {
+    let workshop = Workshop::new();
+    fs::create_dir(workshop.path("corpus")).unwrap();
+    for (number, image) in crate::refusals::corpus().into_iter().enumerate() {
+        workshop.write(&format!("corpus/{number:03}.raw"), &image);
+    }
+    // One after the other, so that the gravest is not hidden by the sum.
+    let mut judged = 0;
+    for entry in fs::read_dir(workshop.path("corpus")).unwrap() {
+        let image = entry.unwrap().path();
+        let mut command = workshop.command("audit --format=json");
+        let mut child = command.arg(&image).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let most = most_memory(&mut child);
+        assert!(most < 64 << 20, "{}: {most} bytes", image.display());
+        judged += usize::from(most > 0);
+    }
+    // It is measured at all.
+    assert!(judged > 20, "{judged}");
+}

@@ -24,8 +24,8 @@ use openssl::pkcs7::{Pkcs7, Pkcs7Flags};
 use openssl::stack::Stack;
 
 use crate::ddi_builder::{
-    Ddi, Part, Protected, READ_ONLY, fixture, foreign, native, overlaid, signature_partition, squashfs,
-    type_uuid, type_uuid_for,
+    Ddi, GROWFS, Part, Protected, READ_ONLY, fixture, foreign, native, overlaid, signature_partition,
+    squashfs, type_uuid, type_uuid_for,
 };
 use crate::gpt_builder::Which;
 use crate::judge::{Judge, Outcome, policy, survey};
@@ -93,6 +93,11 @@ const ELSEWHERE: &[(Rule, &str)] = &[
     (Rule::HashTreeCorrupt, "needs the data to be read: command_line"),
     (Rule::NoHashTree, "only where verification is asked for: command_line"),
 ];
+
+/// Every image that is refused, by whatever makes it so.
+pub(crate) fn corpus() -> Vec<Vec<u8>> {
+    rows().iter().map(|row| (row.done)((row.base)())).collect()
+}
 
 #[test]
 fn every_error_is_refused_by_a_row_or_has_a_test_of_its_own() {
@@ -435,4 +440,31 @@ fn a_named_part_has_its_role() {
     }
     let bare = judge.plan(&squashfs(), &demanding(RoleDemand::Whole(Designator::Root)));
     bare.accepted();
+}
+
+#[test]
+fn what_is_wasted_or_not_marked_is_noted_and_refuses_nothing() {
+    let judge = Judge::trusting(&[trusted()]);
+    let found = |image: &[u8], rule| judge.findings(image).into_iter().find(|finding| finding.rule == rule);
+    let mut large = fixture("ext4", 16 << 20);
+    large.resize(96 << 20, 0);
+    let wasteful = rooted().with(Designator::Home, "home", large.clone());
+    for (what, image, rule) in [
+        ("a home of 96 MiB with 16 in it", wasteful, Rule::SpaceWasted),
+        (
+            "a root that may be written to",
+            rooted().edit("root", |part| part.attributes = 0),
+            Rule::VerifiedWritable,
+        ),
+    ] {
+        let image = image.bytes();
+        let finding = found(&image, rule).unwrap_or_else(|| panic!("{what}: {:?}", judge.findings(&image)));
+        assert_eq!(finding.level, Level::Note, "{what}");
+        judge.plan(&image, &policy("root=signed:=unused+absent")).accepted();
+        assert!(found(&rooted().bytes(), rule).is_none(), "{what}");
+    }
+    // What grows when it is mounted wastes nothing.
+    let growing =
+        rooted().with(Designator::Home, "home", large).edit("home", |part| part.attributes |= GROWFS);
+    assert!(found(&growing.bytes(), Rule::SpaceWasted).is_none());
 }
