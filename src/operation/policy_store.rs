@@ -28,7 +28,8 @@ pub struct ListedPolicy {
     pub policy: ImagePolicy,
 }
 
-/// The policy that `argument` names or is; with a `/` in it, which no policy text has, it is the path of a policy file.
+/// The policy that `argument` names or is; with a `/` in it, which no policy text has, and no `@` in front, it is the path of
+/// a policy file.
 ///
 /// # Errors
 /// [`OperationError::Usage`] where the text is not a policy, [`OperationError::State`] or
@@ -37,7 +38,7 @@ pub fn resolve(argument: &str) -> Result<RequestedPolicy, OperationError> {
     let usage = |problem: &dyn std::fmt::Display| {
         OperationError::Usage(format!("reading the image policy '{argument}': {problem}"))
     };
-    if argument.contains('/') {
+    if argument.contains('/') && !argument.starts_with('@') {
         let path = Path::new(argument);
         let file = read(path)?.ok_or_else(|| usage(&"there is no such file"))?;
         return Ok(RequestedPolicy::as_written(file.policy));
