@@ -111,7 +111,9 @@ fn parse_line(line: usize, content: &str) -> Result<Option<IgnoreLine>, IgnoreLi
     if reason.trim().is_empty() || !ends {
         return Err(IgnoreLineError::Reason);
     }
-    Ok(Some(IgnoreLine { line, rule: rule.to_owned(), image, until, reason: reason.to_owned() }))
+    // A tab is a blank to whoever writes it, and moves the cursor of whoever reads it.
+    let reason = reason.replace('\t', " ");
+    Ok(Some(IgnoreLine { line, rule: rule.to_owned(), image, until, reason }))
 }
 
 /// The first word, and what follows it and the blanks behind it.
@@ -139,7 +141,7 @@ mod tests {
     #[test]
     fn a_line_has_a_rule_a_pattern_a_day_and_a_reason() {
         let text =
-            "# known\n\nDDI0105\tos-*.raw  2026-12-31 \"a # in it\" # comment\n DDI0616 * 2030-01-01 \"b\"";
+            "# known\n\nDDI0105\tos-*.raw  2026-12-31 \"a #\tin it\" # comment\n DDI0616 * 2030-01-01 \"b\"";
         let lines = parse(text).unwrap();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0].to_string(), "DDI0105 os-*.raw 2026-12-31 \"a # in it\"");

@@ -249,7 +249,8 @@ fn words_and_reason(value: &str) -> Result<(Vec<&str>, Option<String>), TrustLin
             if reason.trim().is_empty() || !(ends || behind_blanks.is_empty()) {
                 return Err(TrustLineError::Reason);
             }
-            return Ok((words, Some(reason.to_owned())));
+            // A tab is a blank to whoever writes it, and moves the cursor of whoever reads it.
+            return Ok((words, Some(reason.replace('\t', " "))));
         }
         let end = rest.find(BLANK).unwrap_or(rest.len());
         let (word, behind) = rest.split_at_checked(end).unwrap_or((rest, ""));
