@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::image::boot::{BootPull, BootRequest, RootDevice, Stage};
 use crate::image::plan::ActivationPlan;
 use crate::operation::boot::{
-    BootOutcome, BootSources, Rehearsed, check, read_request, rehearse, run_all, run_pull,
+    BootOutcome, BootSources, Rehearsed, check_all, read_request, rehearse, run_all, run_pull,
 };
 use crate::operation::error::OperationError;
 use crate::operation::list::Listed;
@@ -57,10 +57,7 @@ impl Arguments {
     pub(super) fn run(self, context: &Context) -> Result<Status, Failure> {
         let request = read_request(&self.sources())?;
         if self.check {
-            check(&request)?;
-            for pull in &request.pulls {
-                pull.expression.as_ref().map_err(mistaken)?;
-            }
+            check_all(&request)?;
             return Ok(Status::Done);
         }
         if self.dry_run {
@@ -192,12 +189,6 @@ pub(crate) fn boot_sources() -> BootSources {
             _ => None,
         },
     }
-}
-
-fn mistaken(mistake: &crate::image::boot::BootMistake) -> Failure {
-    let causes = std::iter::successors(std::error::Error::source(mistake), |error| error.source());
-    let text = causes.fold(mistake.to_string(), |text, cause| format!("{text}: {cause}"));
-    Failure::Operation(OperationError::Usage(text))
 }
 
 fn pull_name(pull: &BootPull) -> String {

@@ -11,12 +11,12 @@ use std::fmt;
 
 use super::civil_date::{CivilDate, CivilDateError};
 use super::name_pattern::{NamePattern, NamePatternError};
+use super::quoted_reason::{BLANK, reason};
 
 /// The longest line, in bytes.
 pub const MAXIMUM_LINE: usize = 4096;
 /// How much of a wrong word a message shows, in characters.
 const SHOWN_LENGTH: usize = 80;
-const BLANK: [char; 2] = [' ', '\t'];
 
 /// What one line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,15 +104,7 @@ fn parse_line(line: usize, content: &str) -> Result<Option<IgnoreLine>, IgnoreLi
     let image = image.parse()?;
     let (until, rest) = word(rest);
     let until = until.parse()?;
-    let (reason, behind) =
-        rest.strip_prefix('"').and_then(|quoted| quoted.split_once('"')).ok_or(IgnoreLineError::Reason)?;
-    let comment = behind.trim_start_matches(BLANK);
-    let ends = behind.is_empty() || (comment != behind && (comment.is_empty() || comment.starts_with('#')));
-    if reason.trim().is_empty() || !ends {
-        return Err(IgnoreLineError::Reason);
-    }
-    // A tab is a blank to whoever writes it, and moves the cursor of whoever reads it.
-    let reason = reason.replace('\t', " ");
+    let reason = reason(rest).ok_or(IgnoreLineError::Reason)?;
     Ok(Some(IgnoreLine { line, rule: rule.to_owned(), image, until, reason }))
 }
 

@@ -30,6 +30,7 @@ pub mod pe;
 pub mod pem;
 pub mod pull_expression;
 pub mod qcow2;
+mod quoted_reason;
 pub mod root_hash;
 pub mod sparse;
 pub mod superblock;

@@ -18,6 +18,7 @@ use std::str::FromStr;
 use super::checksum_manifest::ListedDigest;
 use super::image_class::{ImageClass, ImageClassError};
 use super::name_pattern::{NamePattern, NamePatternError};
+use super::quoted_reason::{BLANK, reason};
 use super::root_hash::{RootHash, RootHashError};
 
 /// The longest line, in bytes.
@@ -232,8 +233,6 @@ fn parse_line(line: &str) -> Result<Option<TrustRule>, TrustLineError> {
     }
 }
 
-const BLANK: [char; 2] = [' ', '\t'];
-
 /// The words behind the '=', and the reason behind them. A word that begins with '#' begins a comment.
 fn words_and_reason(value: &str) -> Result<(Vec<&str>, Option<String>), TrustLineError> {
     let mut words = Vec::new();
@@ -242,15 +241,8 @@ fn words_and_reason(value: &str) -> Result<(Vec<&str>, Option<String>), TrustLin
         if rest.is_empty() || rest.starts_with('#') {
             return Ok((words, None));
         }
-        if let Some(quoted) = rest.strip_prefix('"') {
-            let (reason, behind) = quoted.split_once('"').ok_or(TrustLineError::Reason)?;
-            let behind_blanks = behind.trim_start_matches(BLANK);
-            let ends = behind.is_empty() || (behind_blanks != behind && behind_blanks.starts_with('#'));
-            if reason.trim().is_empty() || !(ends || behind_blanks.is_empty()) {
-                return Err(TrustLineError::Reason);
-            }
-            // A tab is a blank to whoever writes it, and moves the cursor of whoever reads it.
-            return Ok((words, Some(reason.replace('\t', " "))));
+        if rest.starts_with('"') {
+            return reason(rest).map(|reason| (words, Some(reason))).ok_or(TrustLineError::Reason);
         }
         let end = rest.find(BLANK).unwrap_or(rest.len());
         let (word, behind) = rest.split_at_checked(end).unwrap_or((rest, ""));

@@ -433,6 +433,13 @@ pub fn is_deceptive(character: char) -> bool {
         )
 }
 
+/// An error with all that caused it, on one line.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// Text from an image made fit for one line of output: deceptive characters escaped, length limited.
 #[must_use]
 pub fn printable(text: &str) -> String {

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::fetch::decompress::DecompressError;
 use crate::fetch::error::FetchError;
 use crate::fetch::qcow2::ConvertError;
-use crate::image::finding::{Finding, Rule, is_deceptive};
+use crate::image::finding::{Finding, Rule, is_deceptive, with_causes};
 use crate::image::plan::Refusal;
 use crate::image::reduction::ReductionError;
 use crate::image::survey::Malformed;
@@ -161,13 +161,7 @@ impl OperationError {
     /// The error with all that caused it, on one line.
     #[must_use]
     pub fn with_causes(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(&format!(": {error}"));
-            cause = error.source();
-        }
-        text
+        with_causes(self)
     }
 
     /// Whether data is refused that nothing can vouch for any more.

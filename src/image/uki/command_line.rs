@@ -7,7 +7,7 @@ use crate::format::pull_expression::{PullExpression, PullKind};
 use crate::format::root_hash::RootHash;
 use crate::format::verification_mode::VerificationMode;
 use crate::image::boot::{BootPolicies, BootRequest, RootDevice, Stage};
-use crate::image::finding::{Finding, Rule, printable};
+use crate::image::finding::{Finding, Rule, printable, with_causes};
 use crate::image::policy::{Lint, PolicyFlags, check};
 use crate::image::presets::RequestedPolicy;
 use crate::image::tree::allows_tree;
@@ -40,16 +40,6 @@ pub fn lint(text: &[u8], lookup: &PolicyLookup<'_>) -> Vec<Finding> {
     }
     linter.root(&line, further.as_ref());
     linter.findings
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 /// A policy that the command line asks for; one that is not known may be anything.

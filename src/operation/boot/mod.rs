@@ -7,6 +7,7 @@ mod rehearsal;
 mod request;
 mod units;
 
+use std::borrow::Borrow;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use std::time::Duration;
 use crate::format::image_class::ImageClass;
 use crate::format::loop_reference::LoopReference;
 use crate::format::pull_expression::{PullExpression, PullKind};
-use crate::image::boot::{BootPolicies, BootRequest, PullSource, Stage, is_in_memory};
+use crate::image::boot::{BootMistake, BootPolicies, BootRequest, PullSource, Stage, is_in_memory};
+use crate::image::finding::with_causes;
 use crate::image::presets::RequestedPolicy;
 
 use super::activate::GuardOptions;
@@ -26,7 +28,7 @@ use super::policy_store;
 use super::pull::companions::CompanionChoice;
 use super::pull::{
     FileRequest, Patience, PullRequest, Sidecars, TarRequest, parse_origin, pull, pull_file, pull_tar,
-    reference_of,
+    reference_of_file, reference_of_tree,
 };
 use super::record::{Record, RecordStore, State};
 use super::trust_store::{TrustSettings, TrustStore};
@@ -103,11 +105,8 @@ pub fn run_all(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Vec<BootOutcome>, OperationError> {
-    check(request)?;
     // A mistake in the last expression is said before the first is downloaded.
-    for pull in &request.pulls {
-        pull.expression.as_ref().map_err(mistaken)?;
-    }
+    check_all(request)?;
     (0..request.pulls.len()).map(|number| run_pull(request, number, observer, cancel)).collect()
 }
 
@@ -125,15 +124,17 @@ pub fn check(request: &BootRequest) -> Result<(), OperationError> {
     expect_one_actor()
 }
 
-fn mistaken(mistake: impl std::borrow::Borrow<crate::image::boot::BootMistake>) -> OperationError {
-    let mistake = mistake.borrow();
-    let mut text = mistake.to_string();
-    let mut cause = std::error::Error::source(mistake);
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    OperationError::Usage(text)
+/// As [`check`], and refuses an expression that is wrong.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_all(request: &BootRequest) -> Result<(), OperationError> {
+    check(request)?;
+    request.pulls.iter().try_for_each(|pull| pull.expression.as_ref().map(drop).map_err(mistaken))
+}
+
+fn mistaken(mistake: impl Borrow<BootMistake>) -> OperationError {
+    OperationError::Usage(with_causes(mistake.borrow()))
 }
 
 /// A pull with all that counts for it looked up.
@@ -188,13 +189,10 @@ impl<'a> PreparedPull<'a> {
 
     fn reference(&self) -> Result<LoopReference, OperationError> {
         let PullExpression { kind, class, name, .. } = self.expression;
-        let text = match (kind, class) {
-            (PullKind::Tar, _) => name.clone(),
-            (PullKind::Raw, ImageClass::Machine) => return reference_of(name),
-            (PullKind::Raw, class) => format!("{name}.{class}.raw"),
-        };
-        text.parse()
-            .map_err(|error| OperationError::Usage(format!("naming '{name}': {error}: give another NAME")))
+        match kind {
+            PullKind::Raw => reference_of_file(name, *class),
+            PullKind::Tar => reference_of_tree(name),
+        }
     }
 
     fn directory(&self) -> ImageDirectory {

@@ -48,7 +48,7 @@ mod workers;
 
 pub use beside::Sidecars;
 pub use file::{FileRequest, pull_file};
-pub use name::{name_of, parse_origin, reference_of, tree_name_of};
+pub use name::{name_of, parse_origin, reference_of, reference_of_file, reference_of_tree, tree_name_of};
 pub use unpack::{TarRequest, plan_tar, pull_tar};
 
 use beside::WithCompanions;

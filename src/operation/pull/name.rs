@@ -72,11 +72,21 @@ pub(super) fn expect_plain_name(name: &str) -> Result<(), OperationError> {
 ///
 /// # Errors
 /// [`OperationError::Usage`] where it cannot be one.
-pub(super) fn reference_of_file(name: &str, class: ImageClass) -> Result<LoopReference, OperationError> {
+pub fn reference_of_file(name: &str, class: ImageClass) -> Result<LoopReference, OperationError> {
     match class {
         ImageClass::Machine => reference_of(name),
         class => reference_of(&format!("{name}.{class}")),
     }
+}
+
+/// The reference of a tree: its name.
+///
+/// # Errors
+/// [`OperationError::Usage`] where it cannot be one.
+pub fn reference_of_tree(name: &str) -> Result<LoopReference, OperationError> {
+    name.parse().map_err(|error| {
+        OperationError::Usage(format!("naming the directory '{name}': {error}: give another NAME"))
+    })
 }
 
 /// The reference of a pulled image: its file name, as systemd has it.

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::fetch::archive::{ArchiveError, ArchiveLimits, ArchiveReader};
 use crate::fetch::decompress::{DecoderLimits, DecompressError, Opened};
+use crate::fetch::download::Download as Transfer;
 use crate::format::tar::Kind;
 use crate::format::units::ByteLength;
 use crate::image::presets::RequestedPolicy;
@@ -38,7 +39,7 @@ use crate::operation::trust_store::TrustStore;
 use crate::trust::download::{CheckedDownload, DownloadDigest};
 
 use super::download::Download;
-use super::name::expect_plain_name;
+use super::name::{expect_plain_name, reference_of_tree};
 use super::remote::client;
 use super::room::room_for;
 use super::spool::spool;
@@ -75,12 +76,10 @@ pub fn pull_tar(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Record, OperationError> {
-    let TarRequest { pull, policy, .. } = request;
+    let pull = &request.pull;
     let trust = &pull.trust(trust);
     let name = &pull.name;
-    let reference = name.parse().map_err(|error| {
-        OperationError::Usage(format!("naming the directory '{name}': {error}: give another NAME"))
-    })?;
+    let reference = reference_of_tree(name)?;
     expect_plain_name(name)?;
     let directory = pull.directory.absolute()?;
     reap(observer)?;
@@ -89,12 +88,7 @@ pub fn pull_tar(
         let problem = "it is there already: detach it, remove it, or choose another NAME";
         return Err(OperationError::state("placing the tree as", target.display(), problem));
     }
-    let client = client(pull, cancel);
-    let verification = prepare(pull, &client, trust, observer, cancel)?;
-    // What the policy cannot take is not downloaded.
-    let vouched = verification.expected().vouched_by().is_some();
-    allows_tree(policy.as_ref(), vouched).map_err(|refusal| refused(pull, refusal))?;
-    let transfer = open(&client, &pull.url, observer, cancel)?;
+    let (verification, transfer) = ask(request, trust, observer, cancel)?;
     // The whole archive is kept once, and what comes out of it has to fit as well.
     room_for(&directory, transfer.total().map(ByteLength::new), &pull.url)?;
     let room = room_for(&directory, None, &pull.url)?;
@@ -125,15 +119,26 @@ pub fn plan_tar(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Option<String>, OperationError> {
+    expect_plain_name(&request.pull.name)?;
+    // That it can be had is all that is known of it.
+    let (verification, _) = ask(request, trust, observer, cancel)?;
+    Ok(verification.expected().vouched_by().map(|by| by.to_string()))
+}
+
+/// Asks who vouches for an archive, and then for the archive: what the policy cannot take is not downloaded.
+fn ask(
+    request: &TarRequest,
+    trust: &TrustStore,
+    observer: &dyn Observer,
+    cancel: &Cancel,
+) -> Result<(Verification, Transfer), OperationError> {
     let TarRequest { pull, policy, .. } = request;
-    expect_plain_name(&pull.name)?;
     let client = client(pull, cancel);
     let verification = prepare(pull, &client, trust, observer, cancel)?;
-    let vouched_by = verification.expected().vouched_by().map(|by| by.to_string());
-    allows_tree(policy.as_ref(), vouched_by.is_some()).map_err(|refusal| refused(pull, refusal))?;
-    // It is there, at least.
-    open(&client, &pull.url, observer, cancel)?;
-    Ok(vouched_by)
+    let vouched = verification.expected().vouched_by().is_some();
+    allows_tree(policy.as_ref(), vouched).map_err(|refusal| refused(pull, refusal))?;
+    let transfer = open(&client, &pull.url, observer, cancel)?;
+    Ok((verification, transfer))
 }
 
 fn refused(
