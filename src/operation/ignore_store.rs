@@ -1,6 +1,5 @@
 //! Lists of findings that are to be ignored, as they lie on this machine.
 
-use std::io;
 use std::path::PathBuf;
 
 use crate::format::ignore_list;
@@ -19,8 +18,7 @@ pub fn load(paths: &[PathBuf]) -> Result<IgnoreList, OperationError> {
     for path in paths {
         let failing =
             |source: Box<dyn std::error::Error + Send + Sync>| OperationError::system(doing, path, source);
-        let content = search_path::read_small_file(doing, path)?
-            .ok_or_else(|| failing(io::Error::from(io::ErrorKind::NotFound).into()))?;
+        let content = search_path::read_required_file(doing, path)?;
         let text = std::str::from_utf8(&content).map_err(|error| failing(error.into()))?;
         let lines = ignore_list::parse(text).map_err(|error| failing(error.into()))?;
         list.add(&path.display().to_string(), lines).map_err(|error| failing(error.into()))?;

@@ -55,3 +55,12 @@ pub(super) fn read_small_file(doing: &'static str, path: &Path) -> Result<Option
     }
     fs::read(path).map(Some).map_err(|source| OperationError::system(doing, path, source))
 }
+
+/// As [`read_small_file`], of a file that has to be there.
+///
+/// # Errors
+/// As [`read_small_file`], and [`OperationError::System`] where there is none.
+pub(super) fn read_required_file(doing: &'static str, path: &Path) -> Result<Vec<u8>, OperationError> {
+    read_small_file(doing, path)?
+        .ok_or_else(|| OperationError::system(doing, path, io::Error::from(io::ErrorKind::NotFound)))
+}

@@ -1,7 +1,6 @@
 //! Trust anchors as they lie on this machine, and the time that certificates are checked against.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -196,8 +195,7 @@ fn read_rules(path: &Path, revocations: &mut Revocations) -> Result<(), Operatio
     let failing = |source: Box<dyn std::error::Error + Send + Sync>| {
         OperationError::system(READING_RULES, path, source)
     };
-    let content = search_path::read_small_file(READING_RULES, path)?
-        .ok_or_else(|| failing(io::Error::from(io::ErrorKind::NotFound).into()))?;
+    let content = search_path::read_required_file(READING_RULES, path)?;
     let text = std::str::from_utf8(&content).map_err(|error| failing(error.into()))?;
     let rules = trust_rules::parse(text).map_err(|error| failing(error.into()))?;
     revocations.add(&path.display().to_string(), rules);
@@ -206,8 +204,7 @@ fn read_rules(path: &Path, revocations: &mut Revocations) -> Result<(), Operatio
 
 fn read_anchor(path: &Path) -> Result<TrustAnchor, OperationError> {
     let doing = "reading the certificate";
-    let content = search_path::read_small_file(doing, path)?
-        .ok_or_else(|| OperationError::system(doing, path, io::Error::from(io::ErrorKind::NotFound)))?;
+    let content = search_path::read_required_file(doing, path)?;
     TrustAnchor::from_pem(&path.display().to_string(), &content)
         .map_err(|source| OperationError::system(doing, path, source))
 }
