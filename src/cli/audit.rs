@@ -9,7 +9,7 @@ use crate::image::finding::{Level, Rule};
 use crate::image::policy::Use;
 use crate::operation::audit::{AuditRequest, Coverage, Judged, Target, audit_all};
 use crate::operation::error::OperationError;
-use crate::operation::examine::{Audited, Verdict};
+use crate::operation::examine::Audited;
 use crate::operation::ignore_store;
 use crate::operation::observer::Observer as _;
 
@@ -122,7 +122,7 @@ struct Judgement<'a> {
 impl Judgement<'_> {
     /// Whether the image as a whole fails.
     fn fails(&self) -> bool {
-        matches!(self.audited.verdict, Verdict::Refuse | Verdict::Malformed) || self.audited.has(self.fail_on)
+        self.audited.verdict.is_refusal() || self.audited.has(self.fail_on)
     }
 }
 

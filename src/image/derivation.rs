@@ -69,7 +69,7 @@ pub fn derive(dissection: &Dissection, assessment: &Assessment) -> Result<Deriva
         let faulty: BTreeSet<_> = evaluation
             .refusals
             .iter()
-            .filter_map(|finding| group_of(dissection, finding.partition?))
+            .filter_map(|finding| group_of(dissection, finding.partition))
             .filter(|group| !left_unused.contains(group))
             .collect();
         if faulty.is_empty() {
@@ -80,9 +80,9 @@ pub fn derive(dissection: &Dissection, assessment: &Assessment) -> Result<Deriva
     }
 }
 
-/// What a partition belongs to: the designator of its data.
-fn group_of(dissection: &Dissection, number: PartitionNumber) -> Option<Designator> {
-    let partition = dissection.partitions.iter().find(|partition| partition.number == Some(number))?;
+/// What a partition belongs to: the designator of its data. In an image without a table its one partition has no number.
+fn group_of(dissection: &Dissection, number: Option<PartitionNumber>) -> Option<Designator> {
+    let partition = dissection.partitions.iter().find(|partition| partition.number == number)?;
     partition.designator().map(|designator| designator.verity_data().unwrap_or(designator))
 }
 
@@ -133,9 +133,7 @@ fn notes(
         let Standing::Chosen(designator) = partition.standing else { continue };
         let is_data = designator.verity_role() == Some(VerityRole::Data);
         if left_unused.contains(&designator) {
-            let of_group = |finding: &&Finding| {
-                finding.partition.and_then(|number| group_of(dissection, number)) == Some(designator)
-            };
+            let of_group = |finding: &&Finding| group_of(dissection, finding.partition) == Some(designator);
             let why: Vec<_> = reasons.iter().filter(of_group).map(Finding::message).collect();
             notes.push(format!("{designator} is left unused, as no policy accepts it: {}", why.join("; ")));
         } else if assessed.protection == Protection::Verity && assessed.authenticated.is_some() {

@@ -23,6 +23,7 @@ mod systemd;
 pub mod tree;
 pub mod uki;
 pub mod unlocked;
+pub mod verdict;
 pub mod whole_disk;
 
 #[cfg(test)]

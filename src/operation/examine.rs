@@ -5,11 +5,12 @@ use std::time::SystemTime;
 use crate::format::architecture::Architecture;
 use crate::image::assessment::{Assessment, assess};
 use crate::image::dissection::Dissection;
-use crate::image::finding::{Finding, Level, Rule};
+use crate::image::finding::{Finding, Level};
 use crate::image::ignored::IgnoreList;
-use crate::image::plan::{Evaluation, evaluate};
+use crate::image::plan::Evaluation;
 use crate::image::presets::RequestedPolicy;
 use crate::image::survey::{Malformed, SurveyOptions};
+use crate::image::verdict::{Judged, Verdict, judge};
 
 use super::cancel::Cancel;
 use super::error::OperationError;
@@ -66,32 +67,6 @@ pub fn examine(
     Ok(Examined { dissection, assessment })
 }
 
-/// What an audit comes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// The policy accepts the image.
-    Accept,
-    /// The policy, a signature or the contents refuse it.
-    Refuse,
-    /// The image is not acceptable under any policy.
-    Malformed,
-    /// No policy was given, and nothing was required of the image.
-    NotJudged,
-}
-
-impl Verdict {
-    /// The word that reports use.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Accept => "accept",
-            Self::Refuse => "refuse",
-            Self::Malformed => "malformed",
-            Self::NotJudged => "not-judged",
-        }
-    }
-}
-
 /// What an audit found.
 #[derive(Debug)]
 pub struct Audited {
@@ -126,7 +101,6 @@ pub fn audit(
         }
         Err(error) => return Err(error),
     };
-    let evaluation = policy.map(|policy| evaluate(&examined.dissection, &examined.assessment, policy));
     let mut corrupt = Vec::new();
     if let Some(file) = deep {
         for set in &examined.dissection.verity {
@@ -137,30 +111,8 @@ pub fn audit(
             }
         }
     }
-    let revoked = examined.assessment.findings.iter().any(|finding| finding.rule == Rule::RootHashRevoked);
-    let verdict = match &evaluation {
-        _ if !corrupt.is_empty() => Verdict::Refuse,
-        // No policy, and so none that would leave it unused.
-        None if revoked => Verdict::Refuse,
-        None => Verdict::NotJudged,
-        Some(evaluation) if evaluation.refusals.is_empty() => Verdict::Accept,
-        Some(_) => Verdict::Refuse,
-    };
-    let mut findings = examined.dissection.findings.clone();
-    findings.extend(examined.assessment.findings.iter().cloned());
-    if let Some(evaluation) = &evaluation {
-        // What is wrong with a partition that the policy leaves unused does no harm.
-        for finding in findings.iter_mut().filter(|finding| !evaluation.refusals.contains(finding)) {
-            finding.level = finding.level.min(Level::Warning);
-        }
-        for refusal in &evaluation.refusals {
-            if !findings.contains(refusal) {
-                findings.push(refusal.clone());
-            }
-        }
-    }
-    findings.append(&mut corrupt);
-    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.level), finding.rule, finding.partition));
+    let Judged { verdict, evaluation, findings } =
+        judge(&examined.dissection, &examined.assessment, policy, corrupt);
     Ok(Audited { verdict, examined: Some(examined), evaluation, findings })
 }
 
@@ -168,7 +120,7 @@ impl Audited {
     /// Marks the findings that are to be ignored at this time, but for those that refuse the image. `image` is what the
     /// report calls it. Returns what whoever wrote the list should hear.
     pub fn ignore(&mut self, image: &str, list: &mut IgnoreList, at: SystemTime) -> Vec<String> {
-        let refused = matches!(self.verdict, Verdict::Refuse | Verdict::Malformed);
+        let refused = self.verdict.is_refusal();
         // Of a refused image, what does not refuse it is a warning at most.
         let refuses = |finding: &Finding| refused && finding.level == Level::Error;
         list.apply(image, &mut self.findings, refuses, at)

@@ -7,9 +7,10 @@ use crate::format::units::{ByteLength, Extent};
 use crate::image::finding::{Finding, Rule};
 use crate::image::presets::{PolicyArgument, PolicyArgumentError, RequestedPolicy};
 use crate::image::uki::{lint, profiles, without_command_line};
+use crate::image::verdict::Verdict;
 
 use super::error::OperationError;
-use super::examine::{Audited, Verdict};
+use super::examine::Audited;
 use super::policy_store;
 use super::source::ImageSource;
 

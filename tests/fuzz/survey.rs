@@ -15,13 +15,16 @@ use ddictl::format::superblock::FileSystem;
 use ddictl::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
 use ddictl::format::verity::{Salt, VerityBlockSize, VeritySuperblock};
 use ddictl::format::verity_signature::VeritySignature;
-use ddictl::image::assessment::{Trust, assess};
+use ddictl::image::assessment::{Assessment, Trust, assess};
 use ddictl::image::beside::{Beside, TreeBeside};
+use ddictl::image::derivation::derive;
 use ddictl::image::dissection::{Dissection, Layout, Standing, TreePlace};
-use ddictl::image::plan::{Access, ActivationPlan, PlannedDevice, evaluate};
+use ddictl::image::finding::Level;
+use ddictl::image::plan::{Access, ActivationPlan, PlannedDevice};
 use ddictl::image::policy::{ImagePolicy, Protection};
 use ddictl::image::presets::RequestedPolicy;
 use ddictl::image::survey::{MAXIMUM_READ, Malformed, Survey, SurveyOptions};
+use ddictl::image::verdict::{Verdict, judge};
 use ddictl::trust::anchor::TrustAnchors;
 use ddictl::trust::download::{DownloadHasher, ExpectedDownload, VerifiedDownload};
 use ddictl::trust::revocation::{ImagePurpose, Revocations};
@@ -247,6 +250,7 @@ fn check_plans(
     let (revocations, purpose) = (Revocations::NONE, ImagePurpose::UNKNOWN);
     let trust = Trust { anchors, revocations, purpose, root_hash, usr_hash, download, at: valid_time() };
     let signers_are_trusted = anchors == &*SIGNERS;
+    check_derivation(dissection, &assess(dissection, &trust));
     let policies = [
         RequestedPolicy::as_written(ImagePolicy::allow()),
         RequestedPolicy::verified_boot(),
@@ -265,7 +269,7 @@ fn check_plans(
             assert!(!signed || (signers_are_trusted && SIGNED_HASHES.contains(authenticated.root_hash())));
             assert!(signed || given.contains(&Some(authenticated.root_hash())) || download.is_some());
         }
-        let accepted = evaluate(dissection, &assessment, &policy).refusals.is_empty();
+        let accepted = check_verdict(dissection, &assessment, Some(&policy)) == Verdict::Accept;
         let plan = match ActivationPlan::new(dissection, assessment, &policy, native, Access::ReadWrite) {
             Ok(plan) => plan,
             Err(refusal) => {
@@ -296,6 +300,60 @@ fn check_plans(
         }
     }
     plans
+}
+
+/// What an audit says agrees with what the policy says, and with how grave its findings are.
+fn check_verdict(
+    dissection: &Dissection,
+    assessment: &Assessment,
+    policy: Option<&RequestedPolicy>,
+) -> Verdict {
+    let judged = judge(dissection, assessment, policy, Vec::new());
+    let refusals = judged.evaluation.as_ref().map(|evaluation| evaluation.refusals.as_slice());
+    let accepted = refusals.map(<[_]>::is_empty);
+    match judged.verdict {
+        Verdict::Accept => assert_eq!(accepted, Some(true)),
+        Verdict::Refuse => assert_eq!(accepted, Some(false)),
+        Verdict::NotJudged => assert_eq!(accepted, None),
+        Verdict::Malformed => panic!("a verdict on what cannot be dissected: {:?}", judged.findings),
+    }
+    let grave = judged.findings.iter().filter(|finding| finding.level == Level::Error);
+    if let Some(refusals) = refusals {
+        assert!(refusals.iter().all(|refusal| judged.findings.contains(refusal)), "{refusals:?}");
+        assert!(grave.clone().all(|finding| refusals.contains(finding)), "{:?}", judged.findings);
+        assert_eq!(accepted, Some(grave.count() == 0), "{:?}", judged.findings);
+    }
+    assert!(judged.findings.is_sorted_by(|left, right| left.level >= right.level));
+    for finding in &judged.findings {
+        assert!(is_one_line(&finding.message()), "{finding}");
+        assert!(finding.partition.is_none_or(|number| {
+            dissection.partitions.iter().any(|partition| partition.number == Some(number))
+        }));
+    }
+    judged.verdict
+}
+
+/// The tightest policy of an image accepts it, and its text means the same.
+fn check_derivation(dissection: &Dissection, assessment: &Assessment) {
+    check_verdict(dissection, assessment, None);
+    match derive(dissection, assessment) {
+        Ok(derivation) => {
+            let text = derivation.policy.to_string();
+            let read: ImagePolicy = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert!(read.is_equivalent(&derivation.policy), "{text}");
+            let policy = RequestedPolicy::as_written(read);
+            assert_eq!(check_verdict(dissection, assessment, Some(&policy)), Verdict::Accept, "{text}");
+            assert!(derivation.notes.iter().all(|note| is_one_line(note)), "{:?}", derivation.notes);
+        }
+        Err(reasons) => {
+            let open = RequestedPolicy::as_written(ImagePolicy::allow());
+            let ignoring = RequestedPolicy::as_written(ImagePolicy::ignore());
+            for policy in [open, ignoring] {
+                let verdict = check_verdict(dissection, assessment, Some(&policy));
+                assert_eq!(verdict, Verdict::Refuse, "{policy}: {reasons:?}");
+            }
+        }
+    }
 }
 
 /// No device of a plan shows a byte outside of its partition, or of another device.

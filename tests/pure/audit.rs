@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::command_line::{Told, Workshop, keys};
 use crate::ddi_builder::Ddi;
 use crate::http_server::{Answer, HttpServer};
-use crate::refusals::{stranger, trusted};
+use crate::refused_images::{stranger, trusted};
 
 const POLICY: &str = "--certificate=k.crt --image-policy=@verified-boot";
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::ddi_builder::{Ddi, Protected, fixture, foreign, squashfs};
-use crate::refusals::{stranger, trusted};
+use crate::refused_images::{stranger, trusted};
 
 /// How long a program may take that must not hang.
 const PATIENCE: Duration = Duration::from_secs(30);

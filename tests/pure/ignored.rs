@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::command_line::Workshop;
 use crate::ddi_builder::Ddi;
-use crate::refusals::{stranger, trusted};
+use crate::refused_images::{stranger, trusted};
 
 const AUDIT: &str = "audit --certificate=k.crt --fail-on=warning --ignore-file=known os.raw";
 

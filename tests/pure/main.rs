@@ -32,6 +32,8 @@ mod policy_verbs;
 mod recovery;
 mod reduction;
 mod refusals;
+#[path = "../support/refused_images.rs"]
+mod refused_images;
 mod runner;
 mod setup;
 mod udev_rules;

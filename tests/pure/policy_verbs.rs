@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::command_line::{Workshop, keys};
 use crate::ddi_builder::{Ddi, GROWFS, Protected, fixture, luks2, squashfs, vfat};
 use crate::judge::{Judge, Outcome, policy};
-use crate::refusals::{stranger, trusted};
+use crate::refused_images::{stranger, trusted};
 
 /// Images without a fault, of every kind.
 fn images() -> Vec<(&'static str, Vec<u8>)> {
@@ -275,6 +275,22 @@ fn derive_leaves_unused_what_no_policy_accepts() {
     assert!(told.talk.contains("esp is left unused"), "{told:?}");
     let derived = told.data.trim_end();
     workshop.run(&format!("audit --certificate=k.crt --image-policy={derived} image.raw")).exits(0);
+}
+
+#[test]
+fn derive_leaves_an_image_without_a_table_unused_where_no_policy_accepts_it() {
+    let workshop = Workshop::new();
+    let root = Protected::root(squashfs());
+    let mut tree = root.hash_partition();
+    tree[8] = 2;
+    workshop.write("image.raw", &root.data);
+    workshop.write("image.verity", &tree);
+    workshop.write("image.roothash", root.root_hash().to_string().as_bytes());
+    workshop.run("audit --image-policy=root=verity image.raw").exits(3);
+    let told = workshop.run("policy derive image.raw").exits(0);
+    assert!(told.data.starts_with("root=unused"), "{told:?}");
+    assert!(told.talk.contains("root is left unused"), "{told:?}");
+    workshop.run(&format!("audit --image-policy={} image.raw", told.data.trim_end())).exits(0);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use ddictl::image::survey::{Survey, SurveyOptions};
 
 use crate::ddi_builder::{Ddi, Protected, READ_ONLY};
 use crate::judge::{Judge, policy};
-use crate::refusals::trusted;
+use crate::refused_images::trusted;
 use crate::used_images::{FIXTURES, UsedImage};
 
 fn ext4(name: &str) -> Vec<u8> {

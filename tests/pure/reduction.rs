@@ -7,7 +7,7 @@ use ddictl::image::reduction::{Reduction, ReductionError};
 
 use crate::ddi_builder::{Ddi, NO_AUTO, Protected, fixture, foreign, squashfs, type_uuid_for, vfat};
 use crate::judge::{Judge, policy};
-use crate::refusals::{stranger, trusted};
+use crate::refused_images::{stranger, trusted};
 
 fn judge() -> Judge {
     Judge::trusting(&[trusted()])

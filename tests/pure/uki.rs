@@ -3,7 +3,7 @@
 use crate::command_line::{Told, Workshop};
 use crate::ddi_builder::Ddi;
 use crate::pe_builder::pe_file;
-use crate::refusals::trusted;
+use crate::refused_images::trusted;
 
 const PULL: &str = "rd.systemd.pull=raw,machine,verify=no,blockdev:image:https://192.168.100.1:8081/image.raw \
                     root=/dev/disk/by-loop-ref/image.raw-part2";

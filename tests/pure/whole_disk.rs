@@ -10,7 +10,7 @@ use ddictl::operation::whole_disk::{WholeDiskRequest, plan_whole_disk};
 
 use crate::ddi_builder::{Ddi, READ_ONLY, fixture, squashfs, vfat};
 use crate::judge::{Judge, policy};
-use crate::refusals::trusted;
+use crate::refused_images::trusted;
 
 fn plain() -> Ddi {
     Ddi::new().with(Designator::Esp, "esp", vfat()).with(Designator::Var, "var", fixture("ext4", 16 << 20))

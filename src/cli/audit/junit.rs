@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use crate::image::finding::{Finding, is_deceptive};
 use crate::operation::audit::Coverage;
 use crate::operation::error::OperationError;
-use crate::operation::examine::Verdict;
 
 use super::{Judgement, Report};
 
@@ -54,7 +53,7 @@ impl Report for Document {
         let mut counts = Counts::default();
         let mut cases = String::new();
         let verdict = audited.verdict.as_str();
-        let refused = matches!(audited.verdict, Verdict::Refuse | Verdict::Malformed);
+        let refused = audited.verdict.is_refusal();
         let wanted = policy.map_or_else(|| "no policy".to_owned(), |policy| format!("policy {policy}"));
         let body = refused.then(|| element("failure", verdict, verdict, &wanted));
         cases.push_str(&case(image, &wanted, body));

@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use crate::image::finding::{Finding, Level, Rule};
+use crate::image::verdict::Verdict;
 use crate::operation::audit::Coverage;
 use crate::operation::error::OperationError;
-use crate::operation::examine::Verdict;
 
 use super::{Judgement, Report};
 use crate::cli::report::{escaped, partitions_summary};

@@ -3,11 +3,9 @@
 
 mod beside;
 mod revoked;
-mod rows;
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::OnceLock;
 
 use ddictl::format::designator::Designator;
 use ddictl::format::root_hash::RootHash;
@@ -31,41 +29,9 @@ use crate::gpt_builder::Which;
 use crate::judge::{Judge, Outcome, policy, survey};
 use crate::keys::{CertificateOptions, KeyKind, Pair};
 
-use self::rows::{SIGNED, home_luks2, rows};
-
-/// The key that every test trusts.
-pub(crate) fn trusted() -> &'static Pair {
-    static PAIR: OnceLock<Pair> = OnceLock::new();
-    PAIR.get_or_init(|| Pair::new(KeyKind::P256, &CertificateOptions::named("trusted")))
-}
-
-/// A key that nobody trusts.
-pub(crate) fn stranger() -> &'static Pair {
-    static PAIR: OnceLock<Pair> = OnceLock::new();
-    PAIR.get_or_init(|| Pair::new(KeyKind::P256, &CertificateOptions::named("stranger")))
-}
-
-fn root() -> Protected {
-    Protected::root(squashfs()).signed_by(trusted())
-}
-
-/// A signed root alone.
-fn rooted() -> Ddi {
-    Ddi::new().protected(&root())
-}
-
-/// A signed root and an ESP.
-fn sealed() -> Ddi {
-    Ddi::signed(trusted())
-}
-
-fn homely(content: Vec<u8>) -> Ddi {
-    rooted().with(Designator::Home, "home", content)
-}
-
-fn home_squashfs() -> Ddi {
-    homely(squashfs())
-}
+use crate::refused_images::{
+    SIGNED, home_luks2, home_squashfs, homely, root, rooted, rows, sealed, stranger, trusted,
+};
 
 /// Rules of level error that no image alone can break, and where they are tested.
 const ELSEWHERE: &[(Rule, &str)] = &[

@@ -1,18 +1,60 @@
 //! Every refusal that an image alone brings about: the image before, what is done to it, and what is then said of it.
 
+#![allow(dead_code, reason = "every test binary uses another part of this")]
+#![allow(clippy::unwrap_used, reason = "what cannot be set up is a failed test")]
+
+use std::sync::OnceLock;
+
 use ddictl::format::designator::Designator;
 use ddictl::format::root_hash::HashAlgorithm;
 use ddictl::image::finding::Rule;
 
-use super::{home_squashfs, homely, root, rooted, sealed, stranger, trusted};
 use crate::ddi_builder::{
     Ddi, GROWFS, NO_AUTO, Part, Protected, READ_ONLY, edit_json, fixture, luks2, overlaid,
     signature_partition, squashfs, vfat,
 };
 use crate::gpt_builder::{BuiltImage, Which, put_u32, put_u64};
+use crate::keys::{CertificateOptions, KeyKind, Pair};
+
+/// The key that every test trusts.
+pub(crate) fn trusted() -> &'static Pair {
+    static PAIR: OnceLock<Pair> = OnceLock::new();
+    PAIR.get_or_init(|| Pair::new(KeyKind::P256, &CertificateOptions::named("trusted")))
+}
+
+/// A key that nobody trusts.
+pub(crate) fn stranger() -> &'static Pair {
+    static PAIR: OnceLock<Pair> = OnceLock::new();
+    PAIR.get_or_init(|| Pair::new(KeyKind::P256, &CertificateOptions::named("stranger")))
+}
+
+/// A signed root.
+pub(crate) fn root() -> Protected {
+    Protected::root(squashfs()).signed_by(trusted())
+}
+
+/// A signed root alone.
+pub(crate) fn rooted() -> Ddi {
+    Ddi::new().protected(&root())
+}
+
+/// A signed root and an ESP.
+pub(crate) fn sealed() -> Ddi {
+    Ddi::signed(trusted())
+}
+
+/// A signed root, and a home partition with that in it.
+pub(crate) fn homely(content: Vec<u8>) -> Ddi {
+    rooted().with(Designator::Home, "home", content)
+}
+
+/// The same with a squashfs.
+pub(crate) fn home_squashfs() -> Ddi {
+    homely(squashfs())
+}
 
 /// Policies that use nothing but what is signed.
-pub(super) const SIGNED: &[&str] = &["@verified-boot", "@verified-extension", "root=signed:=unused+absent"];
+pub(crate) const SIGNED: &[&str] = &["@verified-boot", "@verified-extension", "root=signed:=unused+absent"];
 /// The same, and policies that use whatever there is.
 const ANY: &[&str] = &["*", "@verified-boot", "root=verity+signed:=unused+absent"];
 /// Policies that use the ESP.
@@ -21,28 +63,29 @@ const WITH_ESP: &[&str] = &["*", "root=signed:esp=unprotected:=unused+absent"];
 const WITH_HOME: &[&str] = &["*", "home=unprotected+encrypted:=unused+absent"];
 
 /// One refusal.
-pub(super) struct Row {
+pub(crate) struct Row {
     /// What is done to the image.
-    pub(super) what: &'static str,
+    pub(crate) what: &'static str,
     /// The image before.
-    pub(super) base: fn() -> Ddi,
+    pub(crate) base: fn() -> Ddi,
     /// The image after.
-    pub(super) done: fn(Ddi) -> Vec<u8>,
+    pub(crate) done: fn(Ddi) -> Vec<u8>,
     /// Why it is refused.
-    pub(super) rule: Rule,
+    pub(crate) rule: Rule,
     /// Words of the message: what was expected or found.
-    pub(super) words: &'static str,
+    pub(crate) words: &'static str,
     /// Policies that refuse the image then, and accepted it before. A malformed image is refused under these as well.
-    pub(super) under: &'static [&'static str],
+    pub(crate) under: &'static [&'static str],
     /// Policies that accept the image even so, because they do not use the partition; empty where it is malformed.
-    pub(super) fine_under: &'static [&'static str],
+    pub(crate) fine_under: &'static [&'static str],
 }
 
 fn home_luks1() -> Ddi {
     homely(fixture("luks1", 4 << 20))
 }
 
-pub(super) fn home_luks2() -> Ddi {
+/// The same with LUKS2.
+pub(crate) fn home_luks2() -> Ddi {
     homely(luks2(|_| {}))
 }
 
@@ -498,6 +541,7 @@ fn policies() -> Vec<Row> {
     ]
 }
 
-pub(super) fn rows() -> Vec<Row> {
+/// All of them.
+pub(crate) fn rows() -> Vec<Row> {
     [tables(), contents(), encryption(), trees(), signatures(), policies()].into_iter().flatten().collect()
 }
