@@ -44,6 +44,7 @@ mod pull_tar_peers;
 mod pull_verification;
 mod repart;
 mod repart_images;
+mod report_forms;
 mod rules_syntax;
 mod seal;
 mod self_test;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
             kernel_files::TESTS,
             rules_syntax::TESTS,
             policies::TESTS,
+            report_forms::TESTS,
             repart::TESTS,
             repart_images::TESTS,
             seal::TESTS,
