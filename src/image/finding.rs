@@ -401,6 +401,13 @@ impl Finding {
         self
     }
 
+    /// Whether both are about the same thing, whatever else was found out about it since.
+    #[must_use]
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        let facts = |finding: &Self| (finding.rule, finding.partition);
+        facts(self) == facts(other) && (&self.expected, &self.found) == (&other.expected, &other.found)
+    }
+
     /// The whole sentence: where, what, expected, found. What was found may begin with what exactly was expected there,
     /// and then goes on from the general to the particular.
     #[must_use]

@@ -84,8 +84,7 @@ pub fn evaluate(dissection: &Dissection, assessment: &Assessment, requested: &Re
         evaluation.refusals = roles_not_kept(dissection, &evaluation.uses, requested);
     }
     if systemd::validates(dissection, &assessment.partitions, requested.policy()) {
-        let states = evaluation.refusals.iter_mut().filter(|finding| finding.rule == Rule::PolicyState);
-        states.for_each(|finding| finding.validates_elsewhere = true);
+        evaluation.refusals.iter_mut().for_each(|finding| finding.validates_elsewhere = true);
     }
     evaluation
 }

@@ -4,7 +4,8 @@
 //! It tests a policy twice, each time against other flags than the state that a partition really has, and any flag in
 //! common is enough. Once the table is read, every partition counts as perhaps encrypted and perhaps unused, and as verity or signed
 //! where the partitions for that are there; once the file system is known, one without LUKS counts as perhaps verity and perhaps signed.
-//! The README's table of policies has what was measured.
+//! What is wrong inside of a partition it does not see, but for a hash tree or a signature that nothing belongs to.
+//! `tests/guest/systemd/dissection.rs` holds this to the real program.
 
 use crate::format::designator::{Designator, VerityRole};
 use crate::format::superblock::SuperblockKind;
@@ -15,8 +16,32 @@ use super::policy::{ImagePolicy, PolicyFlags, Protection};
 
 /// Whether it accepts the image, as far as the policy goes. Only of images with a table that is known.
 pub(super) fn validates(dissection: &Dissection, assessed: &[Assessed], policy: &ImagePolicy) -> bool {
+    let uses_it = |designator| {
+        let uses = policy.rule(designator).uses();
+        chosen(dissection, designator).is_some() && !uses.without(PolicyFlags::IGNORE).is_empty()
+    };
     matches!(dissection.layout, Layout::Table { .. })
-        && Designator::ALL.into_iter().all(|designator| passes(dissection, assessed, policy, designator))
+        && Designator::ALL.into_iter().any(uses_it)
+        && Designator::ALL.into_iter().all(|designator| {
+            passes(dissection, assessed, policy, designator) && has_what_it_needs(dissection, designator)
+        })
+}
+
+/// The place of a designator's partition in the dissection.
+fn chosen(dissection: &Dissection, designator: Designator) -> Option<usize> {
+    let is_chosen = |partition: &Partition| partition.standing == Standing::Chosen(designator);
+    dissection.partitions.iter().position(is_chosen)
+}
+
+/// Whether a hash tree has its data, and a signature its hash tree.
+fn has_what_it_needs(dissection: &Dissection, designator: Designator) -> bool {
+    let needed = match designator.verity_role() {
+        Some(VerityRole::Hash) => designator.verity_data(),
+        Some(VerityRole::Signature) => designator.verity_data().and_then(Designator::verity_hash),
+        Some(VerityRole::Data) | None => None,
+    };
+    chosen(dissection, designator).is_none()
+        || needed.is_none_or(|needed| chosen(dissection, needed).is_some())
 }
 
 fn passes(
@@ -28,10 +53,7 @@ fn passes(
     let rule = policy.rule(designator);
     let uses = rule.uses();
     let overlaps = |flags: PolicyFlags| !(uses & flags).is_empty();
-    let chosen = |designator| {
-        let is_chosen = |partition: &Partition| partition.standing == Standing::Chosen(designator);
-        dissection.partitions.iter().position(is_chosen)
-    };
+    let chosen = |designator| chosen(dissection, designator);
     let found = chosen(designator)
         .and_then(|index| Some((dissection.partitions.get(index)?, assessed.get(index)?.protection)));
     let Some((partition, protection)) = found else {

@@ -70,15 +70,11 @@ pub fn judge(
     };
     let mut findings = [dissection.findings.as_slice(), &assessment.findings].concat();
     if let Some(evaluation) = &evaluation {
+        findings
+            .retain(|finding| !evaluation.refusals.iter().any(|refusal| refusal.says_the_same_as(finding)));
         // What is wrong with a partition that the policy leaves unused does no harm.
-        for finding in findings.iter_mut().filter(|finding| !evaluation.refusals.contains(finding)) {
-            finding.level = finding.level.min(Level::Warning);
-        }
-        for refusal in &evaluation.refusals {
-            if !findings.contains(refusal) {
-                findings.push(refusal.clone());
-            }
-        }
+        findings.iter_mut().for_each(|finding| finding.level = finding.level.min(Level::Warning));
+        findings.extend(evaluation.refusals.iter().cloned());
     }
     findings.append(&mut corrupt);
     findings.sort_by_key(|finding| (std::cmp::Reverse(finding.level), finding.rule, finding.partition));

@@ -275,14 +275,24 @@ impl Rule {
         }
     }
 
-    /// What systemd makes of an image with such a finding, where it was measured (README, table of policies) that it goes
-    /// on where we do not.
+    /// What systemd makes of an image with such a finding, where it was measured (`tests/guest/systemd`) that it goes on
+    /// where we do not.
     #[must_use]
     pub const fn systemd(self) -> Option<&'static str> {
         match self {
             Self::TableCopyDamaged => Some("systemd 262 accepts this without a word"),
+            Self::TableCopiesDiffer
+            | Self::SeveralSectorSizes
+            | Self::DuplicatePartitionUuid
+            | Self::ZeroPartitionUuid
+            | Self::TooManyPartitions
+            | Self::HybridMbr => Some(VALIDATES),
+            Self::PartitionOutOfRange => {
+                Some("systemd 262 accepts this where the policy can do without the partition: it is left out")
+            }
             Self::SuperblockBeforeTable => Some(
-                "systemd 262 accepts this: it takes the image for one file system, where the kernel sees partitions",
+                "systemd 262 accepts this where the policy allows an unprotected root: it takes the image for one file \
+                 system, where the kernel sees partitions",
             ),
             Self::PartitionsOverlap => Some("systemd 262 accepts this, and mounts both"),
             Self::EspNotVfat => Some("systemd 262 accepts this: it does not look into the partition"),
@@ -323,7 +333,7 @@ impl Rule {
     }
 }
 
-/// What is said of a refused partition that passes there.
+/// What is said of a refused image that passes there, where nothing more precise is known.
 const VALIDATES: &str = "systemd-dissect 262 --validate accepts this";
 
 impl Finding {
