@@ -11,6 +11,7 @@ pub mod civil_date;
 pub mod companion;
 pub mod compression;
 pub mod designator;
+pub mod fat;
 pub mod gpt;
 pub mod guid;
 pub mod http_header;

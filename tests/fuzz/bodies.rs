@@ -39,6 +39,7 @@ use ddictl::trust::signature::{Signers, verify_root_hash_signature};
 mod arrivals;
 mod boot;
 mod downloads;
+mod files;
 #[path = "../support/gpt_builder.rs"]
 pub mod gpt_builder;
 mod input;
@@ -51,16 +52,18 @@ pub use boot::command_line;
 pub use downloads::{
     checksum_manifest, is_valid_openpgp_signature, openpgp_keyring, openpgp_signature, valid_openpgp_signers,
 };
+pub use files::{fat, fat_files};
 pub use survey::{plans, survey};
 
 /// What a target does with an input.
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 20] = [
+pub const TARGETS: [(&str, Body); 21] = [
     ("checksum_manifest", checksum_manifest),
     ("command_line", command_line),
     ("decoders", decoders),
+    ("fat", fat),
     ("gpt", gpt),
     ("http_headers", http_headers),
     ("ignore_list", ignore_list),

@@ -252,6 +252,7 @@ def seeds():
             seed("openpgp_keyring" if kind == ".pgp" else "openpgp_signature", name, read(openpgp, file))
     checksums()
     arrivals()
+    fats()
 
 
 def checksums():
@@ -371,5 +372,72 @@ def arrivals():
             seed("qcow2", name, read(within("q")))
 
 
+def fats():
+    """FAT file systems by mkfs.vfat and mtools: long names, directories, a file in fragments; and two damaged ones."""
+    def pieces(image):
+        """The sectors that are not zero, neighbours together."""
+        rows = []
+        for at in range(0, len(image), 512):
+            sector = image[at:at + 512]
+            if any(sector):
+                if rows and rows[-1][0] + len(rows[-1][1]) == at and len(rows[-1][1]) < 16384:
+                    rows[-1][1].extend(sector)
+                else:
+                    rows.append((at, bytearray(sector)))
+        rows = [(at, bytes(data).rstrip(b"\0")) for at, data in rows]
+        return number(4 * len(image), 8) + b"".join(number(at, 6) + number(len(data), 2) + data for at, data in rows)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        image, small, large = (os.path.join(scratch, name) for name in ("image", "small", "large"))
+
+        def tool(*command):
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "MTOOLS_SKIP_CHECK": "1"})
+
+        for path, size in (small, 100), (large, 2500):
+            with open(path, "wb") as file:
+                file.write(bytes([7]) * size)
+
+        def make(kind, size, *options):
+            with open(image, "wb") as file:
+                file.truncate(size)
+            tool("mkfs.vfat", "-F", str(kind), "-i", "01020304", "--invariant", *options, image)
+            tool("mmd", "-i", image, "::EFI", "::EFI/Linux", "::EFI/BOOT", "::loader", "::loader/entries")
+
+        for kind, size in (12, 1 << 20), (16, 4 << 20), (32, 34 << 20):
+            make(kind, size, "-s", "1")
+            for name in "one", "two", "three":
+                tool("mcopy", "-i", image, small, "::" + name)
+            tool("mdel", "-i", image, "::two")
+            tool("mcopy", "-i", image, large, "::EFI/Linux/in fragments and with a long name-1.2.efi")
+            tool("mcopy", "-i", image, large, "::EFI/BOOT/BOOTX64.EFI")
+            tool("mcopy", "-i", image, small, "::EFI/Linux/gr\u00fcn.efi")
+            tool("mcopy", "-i", image, small, "::loader/loader.conf")
+            tool("mcopy", "-i", image, small, "::loader/entries/a.conf")
+            seed("fat", f"fat{kind}", pieces(read(image)))
+        make(32, 260 << 20, "-S", "4096", "-s", "1")
+        for name in "EFI/Linux/a.efi", "EFI/Linux/b.efi", "EFI/BOOT/BOOTX64.EFI":
+            tool("mcopy", "-i", image, large, "::" + name)
+        seed("fat", "fat32-4096", pieces(read(image)))
+
+        # Each file of five clusters comes back to its first one, or to those of another one.
+        make(12, 1 << 20, "-s", "1")
+        for name in "EFI/a", "EFI/b", "EFI/c":
+            tool("mcopy", "-i", image, large, "::" + name)
+        whole = bytearray(read(image))
+        table = 512 * int.from_bytes(whole[14:16], "little")
+
+        def entry(cluster, value=None):
+            at, shift = table + cluster * 3 // 2, cluster % 2 * 4
+            old = int.from_bytes(whole[at:at + 2], "little")
+            if value is not None:
+                whole[at:at + 2] = number(old & ~(0xfff << shift) | value << shift, 2)
+            return old >> shift & 0xfff
+
+        first = next(cluster for cluster in range(2, 100) if entry(cluster) == cluster + 1)
+        for name, value in ("loop", first), ("cross-linked", first + 6):
+            entry(first + 1, value)
+            seed("fat", name, pieces(whole))
+
+
 if __name__ == "__main__":
-    {"keys": keys, "seeds": seeds}[sys.argv[1]]()
+    {"keys": keys, "seeds": seeds, "fats": fats}[sys.argv[1]]()

@@ -15,6 +15,7 @@ mod boot;
 mod ddi_builder;
 #[path = "../support/decoys.rs"]
 mod decoys;
+mod fat;
 mod faults;
 mod gaps;
 #[path = "../support/gpt_builder.rs"]
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
             policies::TESTS,
             report_forms::TESTS,
             repart::TESTS,
+            fat::TESTS,
             repart_images::TESTS,
             seal::TESTS,
             attach::TESTS,

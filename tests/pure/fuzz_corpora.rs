@@ -51,7 +51,7 @@ macro_rules! replays {
     };
 }
 
-replays! { checksum_manifest command_line decoders gpt http_headers ignore_list names openpgp_keyring openpgp_signature pkcs7 policy qcow2 superblocks survey tar trust_rules uki verity_signature verity_superblock verity_table }
+replays! { checksum_manifest command_line decoders fat gpt http_headers ignore_list names openpgp_keyring openpgp_signature pkcs7 policy qcow2 superblocks survey tar trust_rules uki verity_signature verity_superblock verity_table }
 
 #[test]
 fn every_target_is_replayed_and_every_corpus_has_its_target() {
@@ -94,6 +94,16 @@ fn the_seeds_reach_what_they_are_for() {
         ("seed-withheld", 0),
     ] {
         assert_eq!(bodies::plans(&seed("survey", name)), plans, "{name}");
+    }
+    for (name, files) in [
+        ("seed-fat12", 7),
+        ("seed-fat16", 7),
+        ("seed-fat32", 7),
+        ("seed-fat32-4096", 3),
+        ("seed-loop", 2),
+        ("seed-cross-linked", 2),
+    ] {
+        assert_eq!(bodies::fat_files(&seed("fat", name)), files, "{name}");
     }
     let disk = bodies::disk_of(&seed("qcow2", "seed-plain")).unwrap();
     assert!(disk.starts_with(b"1\n2\n3\n"));

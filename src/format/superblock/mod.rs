@@ -23,7 +23,7 @@ pub use luks::{
     KeyDerivation, Luks1Header, Luks1KeySlot, Luks2Digest, Luks2Header, Luks2KeySlot, Luks2Metadata,
     Luks2Segment, LuksError, LuksHeader, Mapping, MappingError,
 };
-pub use vfat::{FatType, Vfat, VfatError};
+pub use vfat::{FatType, Vfat, VfatError, VfatLayout, VfatRoot};
 pub use xfs_log::{LogExamination, XfsLog};
 
 /// A file system that image policies know (systemd.image-policy(7)).

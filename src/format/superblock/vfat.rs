@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::format::sparse::Window;
-use crate::format::units::ByteLength;
+use crate::format::units::{ByteLength, ByteOffset, Extent};
 
 use super::{Numbers, blocks};
 
@@ -59,6 +59,31 @@ pub struct Vfat {
     sector_size: u16,
     sectors: u32,
     clusters: u64,
+    layout: VfatLayout,
+}
+
+/// Where the parts of a FAT file system lie, in bytes from its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VfatLayout {
+    /// The first file allocation table, as far as it has entries of clusters.
+    pub table: Extent,
+    /// The only table that counts, where a FAT32 says that they are not copies of each other. Linux does not look at that.
+    pub active_table: Option<u8>,
+    /// The root directory.
+    pub root: VfatRoot,
+    /// Where cluster 2 begins, which is the first.
+    pub clusters: ByteOffset,
+    /// The length of a cluster: a power of two, at most 512 KiB.
+    pub cluster_length: ByteLength,
+}
+
+/// Where the root directory of a FAT file system is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VfatRoot {
+    /// In an area of its own: FAT12 and FAT16.
+    Area(Extent),
+    /// In clusters, of which this is the first: FAT32.
+    Cluster(u32),
 }
 
 /// The partition does not begin with the boot sector of a sane FAT file system.
@@ -222,7 +247,8 @@ impl Vfat {
         if is_fat32 && !(2..clusters.saturating_add(2)).contains(&u64::from(boot.root_cluster)) {
             return Err(VfatError::RootCluster { clusters, found: boot.root_cluster });
         }
-        Ok(Self { fat_type, sector_size: boot.sector_size, sectors, clusters })
+        let layout = boot.layout(fat_type, clusters, root_bytes, overhead).ok_or(VfatError::Truncated)?;
+        Ok(Self { fat_type, sector_size: boot.sector_size, sectors, clusters, layout })
     }
 
     /// Which of the three it is.
@@ -242,6 +268,12 @@ impl Vfat {
     #[must_use]
     pub const fn clusters(&self) -> u64 {
         self.clusters
+    }
+
+    /// Where its parts lie; all within [`Self::length`].
+    #[must_use]
+    pub const fn layout(&self) -> &VfatLayout {
+        &self.layout
     }
 
     /// How long it is; never longer than the partition.
@@ -264,6 +296,7 @@ struct Boot {
     short_table_sectors: u16,
     long_sectors: u32,
     long_table_sectors: u32,
+    flags: u16,
     version: u16,
     root_cluster: u32,
     signature: [u8; 2],
@@ -283,6 +316,7 @@ impl Boot {
             short_table_sectors: window.le16(22)?,
             long_sectors: window.le32(32)?,
             long_table_sectors: window.le32(36)?,
+            flags: window.le16(40)?,
             version: window.le16(42)?,
             root_cluster: window.le32(44)?,
             signature: window.array(510)?,
@@ -313,6 +347,30 @@ impl Boot {
             return Err(VfatError::Media { found: self.media });
         }
         Ok(())
+    }
+
+    /// Where the parts lie; `None` where that does not fit 64 bits, which numbers of sectors of 32 bits never exceed.
+    fn layout(&self, fat_type: FatType, clusters: u64, root_bytes: u64, overhead: u64) -> Option<VfatLayout> {
+        /// Set where the tables are no copies of each other; the lower four bits are then the number of the one that counts.
+        const NOT_MIRRORED: u16 = 1 << 7;
+        let sectors = |count: u64| ByteOffset::new(count.saturating_mul(u64::from(self.sector_size)));
+        let entries = clusters.saturating_add(2).saturating_mul(fat_type.bits()).div_ceil(8);
+        let clusters_start = sectors(overhead);
+        let is_fat32 = fat_type == FatType::Fat32;
+        let root = if is_fat32 {
+            VfatRoot::Cluster(self.root_cluster)
+        } else {
+            let start = clusters_start.bytes().checked_sub(root_bytes)?;
+            VfatRoot::Area(Extent::new(ByteOffset::new(start), ByteLength::new(root_bytes))?)
+        };
+        let active = u8::try_from(self.flags & 0xf).ok();
+        Some(VfatLayout {
+            table: Extent::new(sectors(self.reserved_sectors.into()), ByteLength::new(entries))?,
+            active_table: active.filter(|_| is_fat32 && self.flags & NOT_MIRRORED != 0),
+            root,
+            clusters: clusters_start,
+            cluster_length: blocks(self.sectors_per_cluster.into(), self.sector_size.into()),
+        })
     }
 
     /// The number of sectors, which must fit the partition.
