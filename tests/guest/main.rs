@@ -14,6 +14,8 @@ mod attach;
 #[path = "../host/beside.rs"]
 #[allow(dead_code, reason = "its tests run with those of the host")]
 mod beside;
+#[path = "../support/corpus.rs"]
+mod corpus;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
 #[path = "../support/decoys.rs"]
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
             encrypted_attach::TESTS,
             luks::TESTS,
             systemd::policy_table::TESTS,
+            systemd::dissection::TESTS,
             mount::TESTS,
             strangers::TESTS,
             mount_attached::TESTS,

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use crate::command_line::{Told, Workshop, keys};
+use crate::corpus::{Row, rows, stranger, trusted};
 use crate::ddi_builder::Ddi;
 use crate::http_server::{Answer, HttpServer};
-use crate::refused_images::{stranger, trusted};
 
 const POLICY: &str = "--certificate=k.crt --image-policy=@verified-boot";
 
@@ -351,7 +351,7 @@ fn most_memory(child: &mut std::process::Child) -> u64 {
 fn an_audit_takes_less_than_64_mebibytes_whatever_the_image() {
     let workshop = Workshop::new();
     fs::create_dir(workshop.path("corpus")).unwrap();
-    for (number, image) in crate::refusals::corpus().into_iter().enumerate() {
+    for (number, image) in rows().iter().map(Row::refused).enumerate() {
         workshop.write(&format!("corpus/{number:03}.raw"), &image);
     }
     // One after the other, so that the gravest is not hidden by the sum.

@@ -15,8 +15,8 @@ use nix::unistd::{Pid, mkfifo};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::corpus::{stranger, trusted};
 use crate::ddi_builder::{Ddi, Protected, fixture, foreign, squashfs};
-use crate::refused_images::{stranger, trusted};
 
 /// How long a program may take that must not hang.
 const PATIENCE: Duration = Duration::from_secs(30);

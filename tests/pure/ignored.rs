@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::command_line::Workshop;
+use crate::corpus::{stranger, trusted};
 use crate::ddi_builder::Ddi;
-use crate::refused_images::{stranger, trusted};
 
 const AUDIT: &str = "audit --certificate=k.crt --fail-on=warning --ignore-file=known os.raw";
 

@@ -8,6 +8,8 @@
 
 mod audit;
 mod command_line;
+#[path = "../support/corpus.rs"]
+mod corpus;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
 mod drift;
@@ -32,8 +34,6 @@ mod policy_verbs;
 mod recovery;
 mod reduction;
 mod refusals;
-#[path = "../support/refused_images.rs"]
-mod refused_images;
 mod runner;
 mod setup;
 mod udev_rules;

@@ -7,11 +7,11 @@ use ddictl::format::units::ByteLength;
 use ddictl::image::finding::Rule;
 use ddictl::image::policy::Protection;
 
+use crate::corpus::{stranger, trusted};
 use crate::ddi_builder::{
     Ddi, GROWFS, Part, Protected, READ_ONLY, fixture, foreign, luks2, overlaid, squashfs, type_uuid, vfat,
 };
 use crate::judge::{Judge, Outcome, policy};
-use crate::refused_images::{stranger, trusted};
 
 /// The type of generic Linux data (Discoverable Partitions Specification).
 const LINUX_GENERIC: u128 = 0x0fc63daf_8483_4772_8e79_3d69d8477de4;

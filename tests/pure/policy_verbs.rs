@@ -9,50 +9,9 @@ use ddictl::image::presets::RequestedPolicy;
 use serde_json::json;
 
 use crate::command_line::{Workshop, keys};
-use crate::ddi_builder::{Ddi, GROWFS, Protected, fixture, luks2, squashfs, vfat};
+use crate::corpus::{sound_images, trusted};
+use crate::ddi_builder::{Ddi, Protected, fixture, squashfs};
 use crate::judge::{Judge, Outcome, policy};
-use crate::refused_images::{stranger, trusted};
-
-/// Images without a fault, of every kind.
-fn images() -> Vec<(&'static str, Vec<u8>)> {
-    let root = || Protected::root(squashfs());
-    let ext4 = || fixture("ext4", 16 << 20);
-    let growing = |part: &mut crate::ddi_builder::Part| part.attributes |= GROWFS;
-    vec![
-        ("signed root and ESP", Ddi::signed(trusted()).bytes()),
-        ("signed by a stranger", Ddi::signed(stranger()).bytes()),
-        ("signed root", Ddi::new().protected(&root().signed_by(trusted())).bytes()),
-        ("root under verity", Ddi::new().protected(&root()).bytes()),
-        (
-            "signed root and usr",
-            Ddi::new()
-                .protected(&root().signed_by(trusted()))
-                .protected(&Protected::usr(fixture("erofs-lz4", 8192)).signed_by(trusted()))
-                .bytes(),
-        ),
-        (
-            "signed root and encrypted home",
-            Ddi::new()
-                .protected(&root().signed_by(trusted()))
-                .with(Designator::Home, "home", luks2(|_| {}))
-                .bytes(),
-        ),
-        ("plain root", Ddi::new().with(Designator::Root, "root", ext4()).bytes()),
-        (
-            "plain root that grows",
-            Ddi::new().with(Designator::Root, "root", ext4()).edit("root", growing).bytes(),
-        ),
-        ("ESP alone", Ddi::new().with(Designator::Esp, "esp", vfat()).bytes()),
-        (
-            "plain home and swap",
-            Ddi::new()
-                .with(Designator::Home, "home", ext4())
-                .with(Designator::Swap, "swap", fixture("swap", 1 << 20))
-                .bytes(),
-        ),
-        ("no table", squashfs()),
-    ]
-}
 
 #[test]
 fn what_a_policy_accepts_a_looser_one_accepts_and_exposes_no_less_of() {
@@ -80,7 +39,7 @@ fn what_a_policy_accepts_a_looser_one_accepts_and_exposes_no_less_of() {
         let judge = Judge::trusting(&[trusted()]).root_hash(knows.then_some(root_hash));
         // What is wrong with an image by itself, here that it has not the root hash, refuses it under the looser policy.
         let is_faultless = |image: &[u8]| matches!(judge.plan(image, &policy("*")), Outcome::Planned(_));
-        let images: Vec<_> = images().into_iter().filter(|(_, image)| is_faultless(image)).collect();
+        let images: Vec<_> = sound_images().into_iter().filter(|(_, image)| is_faultless(image)).collect();
         assert!(images.len() >= 4);
         for tight in texts {
             for wide in texts {
@@ -169,7 +128,7 @@ fn compare_refuses_what_is_no_policy() {
 fn a_derived_policy_accepts_its_image_and_nothing_stricter_does() {
     let judge = Judge::trusting(&[trusted()]);
     let (mut tried, mut stricter) = (0, 0);
-    for (name, image) in images() {
+    for (name, image) in sound_images() {
         let (dissection, assessment) = judge.examine(&image).unwrap();
         let derivation = derive(&dissection, &assessment).unwrap();
         let policy = &derivation.policy;

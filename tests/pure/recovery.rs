@@ -10,9 +10,9 @@ use ddictl::image::places::{MountPlan, MountSettings};
 use ddictl::image::plan::Access;
 use ddictl::image::survey::{Survey, SurveyOptions};
 
+use crate::corpus::trusted;
 use crate::ddi_builder::{Ddi, Protected, READ_ONLY};
 use crate::judge::{Judge, policy};
-use crate::refused_images::trusted;
 use crate::used_images::{FIXTURES, UsedImage};
 
 fn ext4(name: &str) -> Vec<u8> {

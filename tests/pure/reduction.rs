@@ -5,9 +5,9 @@ use ddictl::format::units::{ByteLength, Extent};
 use ddictl::image::plan::{Access, ActivationPlan};
 use ddictl::image::reduction::{Reduction, ReductionError};
 
+use crate::corpus::{stranger, trusted};
 use crate::ddi_builder::{Ddi, NO_AUTO, Protected, fixture, foreign, squashfs, type_uuid_for, vfat};
 use crate::judge::{Judge, policy};
-use crate::refused_images::{stranger, trusted};
 
 fn judge() -> Judge {
     Judge::trusting(&[trusted()])

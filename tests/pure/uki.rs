@@ -1,9 +1,9 @@
 //! `ddictl audit` of a unified kernel image: what its command line enforces, by the program.
 
 use crate::command_line::{Told, Workshop};
+use crate::corpus::trusted;
 use crate::ddi_builder::Ddi;
 use crate::pe_builder::pe_file;
-use crate::refused_images::trusted;
 
 const PULL: &str = "rd.systemd.pull=raw,machine,verify=no,blockdev:image:https://192.168.100.1:8081/image.raw \
                     root=/dev/disk/by-loop-ref/image.raw-part2";

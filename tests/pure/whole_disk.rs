@@ -8,9 +8,9 @@ use ddictl::operation::error::OperationError;
 use ddictl::operation::trust_store::{TrustSettings, TrustStore};
 use ddictl::operation::whole_disk::{WholeDiskRequest, plan_whole_disk};
 
+use crate::corpus::trusted;
 use crate::ddi_builder::{Ddi, READ_ONLY, fixture, squashfs, vfat};
 use crate::judge::{Judge, policy};
-use crate::refused_images::trusted;
 
 fn plain() -> Ddi {
     Ddi::new().with(Designator::Esp, "esp", vfat()).with(Designator::Var, "var", fixture("ext4", 16 << 20))

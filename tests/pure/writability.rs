@@ -6,9 +6,9 @@ use ddictl::image::dissection::Dissection;
 use ddictl::image::finding::Rule;
 use ddictl::image::plan::{Access, ActivationPlan, PlannedDevice, Refusal};
 
+use crate::corpus::trusted;
 use crate::ddi_builder::{Ddi, GROWFS, Protected, READ_ONLY, fixture, luks2, native, squashfs, vfat};
 use crate::judge::{Judge, policy};
-use crate::refused_images::trusted;
 
 fn ext4() -> Vec<u8> {
     fixture("ext4", 16 << 20)

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::process::Output;
 
 use ddictl::kernel::loop_device;
 
@@ -116,6 +117,14 @@ impl Drop for TrustDirectory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(Self::PATH);
     }
+}
+
+/// The last thing that a program said, without the name of the image.
+pub(crate) fn last_line(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().last().unwrap_or_default();
+    let line = line.split_once(".raw: ").map_or(line, |(_, rest)| rest);
+    line.trim_end_matches('.').to_owned()
 }
 
 /// Takes down what is mounted at a place and below it.

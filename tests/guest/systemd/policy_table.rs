@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Output;
 
 use ddictl::format::designator::Designator;
 use tempfile::TempDir;
@@ -31,6 +30,7 @@ use crate::systemd::peer::MountedImage;
 use crate::systemd::peer::Peer;
 use crate::systemd::peer::SharedMounts;
 use crate::systemd::peer::TrustDirectory;
+use crate::systemd::peer::last_line;
 use crate::systemd::peer::succeed;
 
 /// The tests of this file.
@@ -301,14 +301,6 @@ fn systemd_answer(peer: &Peer, row: &Row, image: &Path, policy: &str) -> String 
     }
     mounted.take_down();
     format!("{said}, and leaves **mounted**: {mounted}")
-}
-
-/// The last thing that a program said, without the name of the image.
-fn last_line(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    let line = text.lines().last().unwrap_or_default();
-    let line = line.split_once(".raw: ").map_or(line, |(_, rest)| rest);
-    line.trim_end_matches('.').to_owned()
 }
 
 /// What ddictl makes of it: why it is refused, or what is mounted.

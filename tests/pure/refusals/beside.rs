@@ -12,10 +12,10 @@ use ddictl::image::plan::PlannedDevice;
 use ddictl::image::policy::Protection;
 use tempfile::TempDir;
 
+use crate::corpus::{SIGNED, root, rooted, stranger, trusted};
 use crate::ddi_builder::{Ddi, Protected, fixture, squashfs};
 use crate::gpt_builder::put_u64;
 use crate::judge::{Judge, Outcome, policy};
-use crate::refused_images::{SIGNED, root, rooted, stranger, trusted};
 
 /// The files beside an image, by what their names end in; the option by which a hash tree is named instead.
 type Files = Vec<(&'static str, Vec<u8>)>;

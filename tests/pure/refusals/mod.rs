@@ -29,7 +29,7 @@ use crate::gpt_builder::Which;
 use crate::judge::{Judge, Outcome, policy, survey};
 use crate::keys::{CertificateOptions, KeyKind, Pair};
 
-use crate::refused_images::{
+use crate::corpus::{
     SIGNED, home_luks2, home_squashfs, homely, root, rooted, rows, sealed, stranger, trusted,
 };
 
@@ -59,11 +59,6 @@ const ELSEWHERE: &[(Rule, &str)] = &[
     (Rule::HashTreeCorrupt, "needs the data to be read: command_line"),
     (Rule::NoHashTree, "only where verification is asked for: command_line"),
 ];
-
-/// Every image that is refused, by whatever makes it so.
-pub(crate) fn corpus() -> Vec<Vec<u8>> {
-    rows().iter().map(|row| (row.done)((row.base)())).collect()
-}
 
 #[test]
 fn every_error_is_refused_by_a_row_or_has_a_test_of_its_own() {

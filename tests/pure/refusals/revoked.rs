@@ -8,10 +8,10 @@ use ddictl::trust::anchor::TrustAnchor;
 
 use super::Outcome;
 use crate::command_line::Workshop;
+use crate::corpus::{root, rooted, sealed, stranger, trusted};
 use crate::ddi_builder::{Ddi, Protected, fixture, squashfs};
 use crate::judge::{Judge, policy};
 use crate::keys::Pair;
-use crate::refused_images::{root, rooted, sealed, stranger, trusted};
 
 fn fingerprint(pair: &Pair) -> String {
     TrustAnchor::from_pem("test", &pair.certificate_pem()).unwrap().fingerprint().to_string()

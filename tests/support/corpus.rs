@@ -1,4 +1,5 @@
-//! Every refusal that an image alone brings about: the image before, what is done to it, and what is then said of it.
+//! The images that every reader of images is shown: those without a fault, of every kind; and for every refusal that an
+//! image alone brings about the image before, what is done to it, and what is then said of it.
 
 #![allow(dead_code, reason = "every test binary uses another part of this")]
 #![allow(clippy::unwrap_used, reason = "what cannot be set up is a failed test")]
@@ -53,6 +54,47 @@ pub(crate) fn home_squashfs() -> Ddi {
     homely(squashfs())
 }
 
+/// Images without a fault, of every kind.
+pub(crate) fn sound_images() -> Vec<(&'static str, Vec<u8>)> {
+    let root = || Protected::root(squashfs());
+    let ext4 = || fixture("ext4", 16 << 20);
+    let growing = |part: &mut Part| part.attributes |= GROWFS;
+    vec![
+        ("signed root and ESP", Ddi::signed(trusted()).bytes()),
+        ("signed by a stranger", Ddi::signed(stranger()).bytes()),
+        ("signed root", Ddi::new().protected(&root().signed_by(trusted())).bytes()),
+        ("root under verity", Ddi::new().protected(&root()).bytes()),
+        (
+            "signed root and usr",
+            Ddi::new()
+                .protected(&root().signed_by(trusted()))
+                .protected(&Protected::usr(fixture("erofs-lz4", 8192)).signed_by(trusted()))
+                .bytes(),
+        ),
+        (
+            "signed root and encrypted home",
+            Ddi::new()
+                .protected(&root().signed_by(trusted()))
+                .with(Designator::Home, "home", luks2(|_| {}))
+                .bytes(),
+        ),
+        ("plain root", Ddi::new().with(Designator::Root, "root", ext4()).bytes()),
+        (
+            "plain root that grows",
+            Ddi::new().with(Designator::Root, "root", ext4()).edit("root", growing).bytes(),
+        ),
+        ("ESP alone", Ddi::new().with(Designator::Esp, "esp", vfat()).bytes()),
+        (
+            "plain home and swap",
+            Ddi::new()
+                .with(Designator::Home, "home", ext4())
+                .with(Designator::Swap, "swap", fixture("swap", 1 << 20))
+                .bytes(),
+        ),
+        ("no table", squashfs()),
+    ]
+}
+
 /// Policies that use nothing but what is signed.
 pub(crate) const SIGNED: &[&str] = &["@verified-boot", "@verified-extension", "root=signed:=unused+absent"];
 /// The same, and policies that use whatever there is.
@@ -78,6 +120,13 @@ pub(crate) struct Row {
     pub(crate) under: &'static [&'static str],
     /// Policies that accept the image even so, because they do not use the partition; empty where it is malformed.
     pub(crate) fine_under: &'static [&'static str],
+}
+
+impl Row {
+    /// The image after.
+    pub(crate) fn refused(&self) -> Vec<u8> {
+        (self.done)((self.base)())
+    }
 }
 
 fn home_luks1() -> Ddi {
