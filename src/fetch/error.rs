@@ -307,6 +307,16 @@ impl FetchError {
         }
     }
 
+    /// Whether the server could not be spoken with at all, whatever it was asked for.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::GaveUp { source, .. } => source.is_unreachable(),
+            Self::Connect { .. } | Self::Stalled { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The error that [`Self::into_io`] hid in an [`io::Error`].
     ///
     /// # Errors

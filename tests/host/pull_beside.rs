@@ -1,6 +1,7 @@
 //! What protects an image lies beside it on the server: fetched, believed where it is proved, and refused otherwise.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -36,6 +37,11 @@ pub(crate) const TESTS: &[HostTest] = &[
         name: "pull_beside::a_signature_beside_an_image_signs_it",
         needs: NEEDS,
         run: a_signature_beside_an_image_signs_it,
+    },
+    HostTest {
+        name: "pull_beside::an_image_that_proves_itself_is_asked_for_alone",
+        needs: NEEDS,
+        run: an_image_that_proves_itself_is_asked_for_alone,
     },
     HostTest {
         name: "pull_beside::what_is_wrong_with_the_files_is_refused_and_leaves_nothing",
@@ -172,6 +178,37 @@ fn a_signature_beside_an_image_signs_it() {
     }
     let ranged = both.requests().iter().filter(|request| request.path == "/os.raw").count();
     assert!(ranged > 0);
+}
+
+fn an_image_that_proves_itself_is_asked_for_alone() {
+    let (images, beside, place) = (Images::new(), Beside::new(), Place::new());
+    // Whoever could change what lies beside it could change the image.
+    let files: Files = [("/os.raw", &images.good[..]), ("/os.roothash", b"not a root hash")]
+        .map(|(path, bytes)| (path.to_owned(), bytes.into()))
+        .into();
+    let server = serve(&files);
+    let paths = || {
+        let paths: BTreeSet<String> = server.requests().iter().map(|request| request.path.clone()).collect();
+        paths.into_iter().collect::<Vec<_>>()
+    };
+    let trusting = |arguments: &[&str]| {
+        let mut command = pull(&beside, &server.url("/os.raw"), &place, arguments);
+        command.arg(images.certificate());
+        command
+    };
+    let planned = succeed(&mut trusting(&["--dry-run"]));
+    assert!(planned.contains("signed by"), "{planned}");
+    drop(Attached::by(&mut trusting(&[])));
+    assert_eq!(paths(), ["/os.raw"]);
+    // Without its signer it proves nothing, and what lies beside it is looked at; so it is where that is demanded.
+    refused(&mut pull(&beside, &server.url("/os.raw"), &place, &[]), 3, "DDI0412");
+    let mut demanding = trusting(&["--sidecars=roothash.p7s"]);
+    refused(&mut demanding, 3, "it was demanded, and was not found");
+    assert!(paths().contains(&"/os.roothash".to_owned()), "{:?}", paths());
+    // Where nobody answers it is the image that could not be had.
+    let (url, image) = (server.url("/os.raw"), format!("fetching '{}'", server.url("/os.raw")));
+    drop(server);
+    refused(&mut pull(&beside, &url, &place, &["--retries=1"]), 1, &image);
 }
 
 fn what_is_wrong_with_the_files_is_refused_and_leaves_nothing() {

@@ -33,6 +33,13 @@ pub struct Sidecars {
     pub settings: bool,
 }
 
+impl Sidecars {
+    /// Whether nobody said anything about them: what is there counts, and nothing has to be there.
+    pub(super) fn are_automatic(&self) -> bool {
+        self.choice == CompanionChoice::Automatic && self.named.is_empty()
+    }
+}
+
 /// Fetches or opens what lies beside the image, of the files of the server those of `choice`. None of it can change after that.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use crate::format::image_class::ImageClass;
 use crate::format::loop_reference::LoopReference;
 use crate::format::units::ByteLength;
 use crate::format::verification_mode::VerificationMode;
-use crate::image::plan::{Access, ActivationPlan};
+use crate::image::plan::{Access, ActivationPlan, PlannedDevice};
 use crate::image::presets::RequestedPolicy;
 
 use super::activatable::Activatable;
@@ -25,6 +25,7 @@ use super::image_directory::{self, ImageDirectory, Medium};
 use super::keyring_store;
 use super::leaves::LeafHint;
 use super::observer::Observer;
+use super::source::ImageSource;
 use super::trust_store::TrustStore;
 use super::verified_image::plan;
 
@@ -128,10 +129,14 @@ pub fn plan_pull(
     let reference = reference_of(&request.name)?;
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
-    let choice = &request.sidecars.choice;
-    let companions = beside::companions(request, choice, &client, &verification, observer, cancel);
-    let companions = beside::explained(companions, choice, observer)?;
     let source = look(&client, &request.url, request.patience.retries, observer, cancel)?;
+    let choice = &request.sidecars.choice;
+    let companions = if vouches_for_itself(request, &*source, &request.policy, trust, cancel) {
+        Companions::none()
+    } else {
+        let companions = beside::companions(request, choice, &client, &verification, observer, cancel);
+        beside::explained(companions, choice, observer)?
+    };
     let found = encoding(&*source)?;
     if found != Encoding::Raw {
         let problem = format!(
@@ -177,17 +182,17 @@ pub fn pull(
         return Err(OperationError::state("placing the image as", target.display(), problem));
     }
     let destination = Destination { reference: &reference, directory: &directory, target: &target };
-    let attempt = |prepared: Prepared, cached: Option<&Cached>| {
+    let attempt = |prepared: Prepared<'_>, cached: Option<&Cached>| {
         attach(request, prepared, cached, &destination, trust, observer, cancel)
     };
-    let prepare = || Prepared::new(request, Some(&request.policy), trust, observer, cancel);
+    let prepare = || Prepared::for_attachment(request, trust, observer, cancel);
     with_cache(prepare, attempt, observer)
 }
 
 /// One attempt at [`pull`].
 fn attach(
     request: &PullRequest,
-    prepared: Prepared,
+    prepared: Prepared<'_>,
     cached: Option<&Cached>,
     destination: &Destination<'_>,
     trust: &TrustStore,
@@ -233,31 +238,70 @@ struct Fetched {
 }
 
 /// What is known, and what is there, before an image comes.
-struct Prepared {
+struct Prepared<'a> {
     client: HttpClient,
     verification: Verification,
     companions: Companions,
+    /// The image as a look at it showed it, where there was one already.
+    seen: Option<Box<dyn ImageSource + 'a>>,
 }
 
-impl Prepared {
+impl<'a> Prepared<'a> {
     /// Asks for what lies beside the image, and brings the image into the cache, if there is one, unless
     /// a look at it tells that the policy would refuse it.
     fn new(
         request: &PullRequest,
         policy: Option<&RequestedPolicy>,
         trust: &TrustStore,
-        observer: &dyn Observer,
+        observer: &'a dyn Observer,
         cancel: &Cancel,
     ) -> Result<(Self, Option<Cached>), OperationError> {
         let client = client(request, cancel);
         let verification = prepare(request, &client, trust, observer, cancel)?;
         let companions = Self::companions(request, &client, &verification, trust, observer, cancel)?;
-        let prepared = Self { client, verification, companions };
+        Self { client, verification, companions, seen: None }
+            .through_cache(request, policy, trust, observer, cancel)
+    }
+
+    /// The same for an image that is used and not placed: it is looked at first, and what lies beside it is asked for where
+    /// the policy needs it.
+    fn for_attachment(
+        request: &PullRequest,
+        trust: &TrustStore,
+        observer: &'a dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<(Self, Option<Cached>), OperationError> {
+        let policy = &request.policy;
+        // What is in the cache, perhaps without a server, needs no look.
+        if request.cache.is_some() || !request.sidecars.are_automatic() {
+            return Self::new(request, Some(policy), trust, observer, cancel);
+        }
+        let client = client(request, cancel);
+        let verification = prepare(request, &client, trust, observer, cancel)?;
+        let seen = look_at_raw(&client, &request.url, request.patience.retries, observer, cancel)?;
+        let is_enough =
+            seen.as_deref().is_some_and(|image| vouches_for_itself(request, image, policy, trust, cancel));
+        let companions = if is_enough {
+            Companions::none()
+        } else {
+            Self::companions(request, &client, &verification, trust, observer, cancel)?
+        };
+        Ok((Self { client, verification, companions, seen }, None))
+    }
+
+    fn through_cache(
+        self,
+        request: &PullRequest,
+        policy: Option<&RequestedPolicy>,
+        trust: &TrustStore,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<(Self, Option<Cached>), OperationError> {
         let cached = match &request.cache {
-            Some(cache) => through_cache(cache, request, policy, &prepared, trust, observer, cancel)?,
+            Some(cache) => through_cache(cache, request, policy, &self, trust, observer, cancel)?,
             None => None,
         };
-        Ok((prepared, cached))
+        Ok((self, cached))
     }
 
     /// What lies beside the image. An image that is in the cache, and was named by its digest, does without a server that
@@ -294,10 +338,26 @@ impl Prepared {
     }
 }
 
+/// Whether an image proves all that the policy would show of it by what is in it. What lies beside it could then only
+/// contradict it, and whoever could change that could change the image.
+fn vouches_for_itself(
+    request: &PullRequest,
+    image: &dyn ImageSource,
+    policy: &RequestedPolicy,
+    trust: &TrustStore,
+    cancel: &Cancel,
+) -> bool {
+    let is_authentic =
+        |device: &PlannedDevice| device.verity.as_ref().is_some_and(|verity| verity.authenticated.is_some());
+    request.sidecars.are_automatic()
+        && plan(image, trust, policy, Access::ReadOnly, cancel)
+            .is_ok_and(|plan| !plan.devices.is_empty() && plan.devices.iter().all(is_authentic))
+}
+
 /// Does something with an image, and again with a new one where the one in the cache was damaged.
-fn with_cache<T>(
-    prepare: impl Fn() -> Result<(Prepared, Option<Cached>), OperationError>,
-    run: impl Fn(Prepared, Option<&Cached>) -> Result<T, OperationError>,
+fn with_cache<'a, T>(
+    prepare: impl Fn() -> Result<(Prepared<'a>, Option<Cached>), OperationError>,
+    run: impl Fn(Prepared<'a>, Option<&Cached>) -> Result<T, OperationError>,
     observer: &dyn Observer,
 ) -> Result<T, OperationError> {
     let (prepared, cached) = prepare()?;
@@ -320,7 +380,7 @@ fn with_cache<T>(
 fn fetch(
     request: &PullRequest,
     policy: Option<&RequestedPolicy>,
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     cached: Option<&Cached>,
     destination: &Destination<'_>,
     trust: &TrustStore,
@@ -328,15 +388,16 @@ fn fetch(
     cancel: &Cancel,
 ) -> Result<Fetched, OperationError> {
     let Destination { reference, directory, target } = *destination;
-    let Prepared { client, verification, companions } = prepared;
+    let Prepared { client, verification, companions, .. } = prepared;
     let url = &request.url;
     // What lies beside the image needs room, too, be it beside the file or in memory of its own.
     let with_companions =
         |size: ByteLength| ByteLength::new(size.bytes().saturating_add(companions.size().bytes()));
     let origin = cached.map_or(url, |cached| &cached.origin);
-    let (size, mut hints) = match policy {
-        Some(policy) => preflight(prepared, origin, policy, trust, observer, cancel)?,
-        None => (ByteLength::ZERO, Vec::new()),
+    let (size, mut hints) = match (policy, &prepared.seen) {
+        (Some(policy), Some(seen)) => judge(prepared, &**seen, policy, trust, cancel)?,
+        (Some(policy), None) => preflight(prepared, origin, policy, trust, observer, cancel)?,
+        (None, _) => (ByteLength::ZERO, Vec::new()),
     };
     let transfer = open(client, origin, observer, cancel)?;
     let with_digest = cached.is_some() || verification.needs_digest();
@@ -399,25 +460,39 @@ fn prepare(
 /// What would refuse the image, if it is the one that the parts are of: it need not come at all. Where somebody vouches
 /// for the download as a whole that cannot be known before.
 fn preflight(
-    prepared: &Prepared,
+    prepared: &Prepared<'_>,
     origin: &Origin,
     policy: &RequestedPolicy,
     trust: &TrustStore,
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<(ByteLength, Vec<LeafHint>), OperationError> {
-    let Prepared { client, verification, companions } = prepared;
-    let nothing = || (ByteLength::ZERO, Vec::new());
-    let Some(source) = look_at_raw(client, origin, observer, cancel) else {
-        return Ok(nothing());
-    };
-    let size = source.size();
-    match plan(&WithCompanions { image: &*source, companions }, trust, policy, Access::ReadOnly, cancel) {
+    // It is tried once: what fails then fails again when the whole is asked for, with all patience.
+    match look_at_raw(&prepared.client, origin, 0, observer, cancel) {
+        Ok(Some(source)) => judge(prepared, &*source, policy, trust, cancel),
+        Ok(None) | Err(_) => Ok((ByteLength::ZERO, Vec::new())),
+    }
+}
+
+/// The same of an image that was looked at.
+///
+/// # Errors
+/// As [`preflight`].
+fn judge(
+    prepared: &Prepared<'_>,
+    image: &dyn ImageSource,
+    policy: &RequestedPolicy,
+    trust: &TrustStore,
+    cancel: &Cancel,
+) -> Result<(ByteLength, Vec<LeafHint>), OperationError> {
+    let Prepared { verification, companions, .. } = prepared;
+    let size = image.size();
+    match plan(&WithCompanions { image, companions }, trust, policy, Access::ReadOnly, cancel) {
         Ok(plan) => Ok((size, LeafHint::of_plan(&plan))),
         Err(error) if error.is_revocation() => Err(error),
         Err(error) if error.is_about_the_image() && verification.expected().vouched_by().is_none() => {
             Err(error)
         }
-        Err(_) => Ok(nothing()),
+        Err(_) => Ok((ByteLength::ZERO, Vec::new())),
     }
 }

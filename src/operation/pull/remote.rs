@@ -85,16 +85,28 @@ pub(super) fn look<'a>(
     }
 }
 
-/// As [`look`], where that is possible and the image lies there as it is: neither compressed nor to be converted. It is
-/// tried once: what fails then fails again when the whole is asked for, with all patience.
+/// As [`look`], where that is possible and the image lies there as it is: neither compressed nor to be converted.
+///
+/// # Errors
+/// That the server cannot be reached, for then nothing can be had of it.
 pub(super) fn look_at_raw<'a>(
     client: &HttpClient,
     origin: &Origin,
+    retries: u32,
     observer: &'a dyn Observer,
     cancel: &Cancel,
-) -> Option<Box<dyn ImageSource + 'a>> {
-    let source = look(client, origin, 0, observer, cancel).ok()?;
-    (encoding(&*source).ok()? == Encoding::Raw).then_some(source)
+) -> Result<Option<Box<dyn ImageSource + 'a>>, OperationError> {
+    match look(client, origin, retries, observer, cancel) {
+        Ok(source) => {
+            let is_raw = encoding(&*source).is_ok_and(|encoding| encoding == Encoding::Raw);
+            Ok(is_raw.then_some(source))
+        }
+        Err(OperationError::Fetch { source, url }) if source.is_unreachable() => {
+            Err(OperationError::Fetch { url, source })
+        }
+        Err(error @ OperationError::Interrupted(_)) => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 /// What an image that can be looked at is, by its first bytes.
