@@ -330,4 +330,10 @@ fn an_audit_knows_what_systemd_dissect_validates() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), accepted + refused, wrong.join("\n"));
     // Both were seen, so neither word is said of everything.
     assert!(accepted > 50 && refused > 10, "{accepted} accepted, {refused} refused");
+    let program = format!("`systemd-dissect --validate` of systemd {}", peer.version);
+    let readme = fs::read_to_string(harness::in_source_tree("README.md")).unwrap();
+    if readme.contains(&program) {
+        let said = format!("{program} accepts {accepted} of {}", accepted + refused);
+        assert!(readme.contains(&said), "the README does not say '{said}'");
+    }
 }
