@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::image::finding::{Level, Rule};
 use crate::image::policy::Use;
-use crate::operation::audit::{AuditRequest, Coverage, Judged, Target, audit_all};
+use crate::operation::audit::{AuditRequest, BootPartitions, Coverage, Judged, Target, audit_all};
 use crate::operation::error::OperationError;
 use crate::operation::examine::Audited;
 use crate::operation::ignore_store;
@@ -49,6 +49,11 @@ pub(super) struct Arguments {
     #[arg(long)]
     deep: bool,
 
+    /// Look at what the EFI system partition and the XBOOTLDR partition of an image boot: auto does so unless the image is
+    /// on a server
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "auto")]
+    boot_partitions: LookInto,
+
     /// Fail when something at least this grave is found; a refused image always fails
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "error")]
     fail_on: FailOn,
@@ -78,6 +83,24 @@ enum Format {
     Json,
     Sarif,
     Junit,
+}
+
+/// Whether boot partitions are looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LookInto {
+    Auto,
+    Yes,
+    No,
+}
+
+impl From<LookInto> for BootPartitions {
+    fn from(which: LookInto) -> Self {
+        match which {
+            LookInto::Auto => Self::InFiles,
+            LookInto::Yes => Self::Everywhere,
+            LookInto::No => Self::Nowhere,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -175,6 +198,7 @@ impl Arguments {
             policy: policy.as_ref(),
             companions,
             deep: self.deep,
+            boot_partitions: self.boot_partitions.into(),
             ca_certificates: self.ca_certificate,
             confine: true,
         };

@@ -77,6 +77,9 @@ pub(super) fn findings_json(findings: &[Finding]) -> Value {
             "found": finding.found,
             "message": format!("{}; {}", finding.message(), finding.advice()),
         });
+        if let (Some(place), Some(object)) = (&finding.place, value.as_object_mut()) {
+            object.insert("file".to_owned(), json!(place.path));
+        }
         if let (Some(reason), Some(object)) = (&finding.ignored, value.as_object_mut()) {
             object.insert("ignored".to_owned(), json!(reason));
         }

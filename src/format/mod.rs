@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod architecture;
+pub mod boot_entry;
 pub mod boot_url;
 pub mod checksum_manifest;
 pub mod civil_date;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::format::designator::Designator;
 use crate::format::units::PartitionNumber;
 
 mod explanation;
@@ -340,12 +341,33 @@ rules! {
     /// A download that everybody sees.
     BootInClear = "DDI0610", Note, "a download over plain HTTP",
         "what is verified stays verified; use https so that nobody sees what is booted, or tells it from other traffic";
+    /// A boot partition that not everybody reads alike.
+    BootPartitionDamaged = "DDI0611", Warning, "a boot partition whose files cannot all be found",
+        "build the file system again ('fsck.vfat -n' shows what is wrong with it)";
+    /// A command line for another image than the one that it is in.
+    BootOtherRootHash = "DDI0612", Warning, "a kernel command line with the root hash of another image",
+        "build the unified kernel image again with the root hash of this image, or put the image that it is for beside it";
+    /// A boot entry that anybody can change who can write to the partition.
+    BootEntryUnsigned = "DDI0613", Warning, "a boot entry that no signature covers",
+        "build kernel, initrd and command line into a unified kernel image (ukify does), and sign it for Secure Boot";
+    /// A boot partition on a server.
+    BootPartitionUnread = "DDI0614", Note, "a boot partition that was not looked into",
+        "look into it with --boot-partitions=yes, or audit the image as a file";
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.code())
     }
+}
+
+/// A file or directory in the file system of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// What the partition is for; `None` in an image without a table.
+    pub designator: Option<Designator>,
+    /// The path from the root of the file system on, fit for one line.
+    pub path: String,
 }
 
 /// One thing that was found, with what would have been expected.
@@ -357,6 +379,8 @@ pub struct Finding {
     pub level: Level,
     /// Which partition; `None` where it is about the image as a whole.
     pub partition: Option<PartitionNumber>,
+    /// Where in the partition; `None` where it is about the partition as a whole.
+    pub place: Option<Box<Place>>,
     /// What the rule demands.
     pub expected: String,
     /// What there is.
@@ -376,6 +400,7 @@ impl Finding {
             rule,
             level: rule.level(),
             partition: None,
+            place: None,
             expected,
             found,
             validates_elsewhere: false,
@@ -405,14 +430,24 @@ impl Finding {
     #[must_use]
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         let facts = |finding: &Self| (finding.rule, finding.partition);
-        facts(self) == facts(other) && (&self.expected, &self.found) == (&other.expected, &other.found)
+        let words = |finding: &Self| (finding.place.clone(), finding.expected.clone(), finding.found.clone());
+        facts(self) == facts(other) && words(self) == words(other)
+    }
+
+    /// Where it is: the partition, and the file in it; `None` where it is about the image as a whole.
+    #[must_use]
+    pub fn whereabouts(&self) -> Option<String> {
+        let partition = self.partition.map(|number| format!("partition {number}"));
+        let Some(Place { designator, path }) = self.place.as_deref() else { return partition };
+        let designator = designator.map(|designator| format!(" ({designator})")).unwrap_or_default();
+        Some(partition.map_or_else(|| path.clone(), |partition| format!("{partition}{designator}: {path}")))
     }
 
     /// The whole sentence: where, what, expected, found. What was found may begin with what exactly was expected there,
     /// and then goes on from the general to the particular.
     #[must_use]
     pub fn message(&self) -> String {
-        let place = self.partition.map(|number| format!("partition {number}: ")).unwrap_or_default();
+        let place = self.whereabouts().map(|place| format!("{place}: ")).unwrap_or_default();
         let title = self.rule.title();
         if self.found.starts_with("expected ") {
             return format!("{place}{title}: expected {}: {}", self.expected, self.found);

@@ -5,6 +5,7 @@ pub mod activate;
 pub mod attach;
 pub mod audit;
 pub mod boot;
+mod boot_partitions;
 pub mod cache;
 pub mod cancel;
 pub mod companions;

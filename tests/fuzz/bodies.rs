@@ -52,14 +52,15 @@ pub use boot::command_line;
 pub use downloads::{
     checksum_manifest, is_valid_openpgp_signature, openpgp_keyring, openpgp_signature, valid_openpgp_signers,
 };
-pub use files::{fat, fat_files};
+pub use files::{boot_entry, fat, fat_files};
 pub use survey::{plans, survey};
 
 /// What a target does with an input.
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Body); 21] = [
+pub const TARGETS: [(&str, Body); 22] = [
+    ("boot_entry", boot_entry),
     ("checksum_manifest", checksum_manifest),
     ("command_line", command_line),
     ("decoders", decoders),

@@ -1,7 +1,10 @@
 //! Files in file systems.
 
+use ddictl::format::boot_entry::BootEntry;
 use ddictl::format::fat::{FatContents, FatLimits, FatPattern, FatWalk};
 use ddictl::format::units::{ByteLength, Extent};
+
+use ddictl::image::uki::boot_partition::{entry_command_line, lint_entry};
 
 use super::input::{Input, copy_overlap, extent};
 use super::is_one_line;
@@ -11,6 +14,25 @@ const LIMITS: FatLimits = FatLimits { bytes: ByteLength::new(1 << 20), files: 32
 
 /// Where the partition lies in its image.
 const BASE: u64 = 1 << 20;
+
+/// A boot entry: values of one line, none of which is longer than all of it, and a finding that can be shown.
+pub fn boot_entry(input: &[u8]) {
+    let entry = BootEntry::parse(input);
+    // A byte that is no text takes three as a replacement character.
+    let most = 3 * input.len();
+    for value in [&entry.linux, &entry.efi, &entry.uki, &entry.uki_url, &entry.options].into_iter().flatten()
+    {
+        assert!(value.len() <= most && !value.contains(['\n', '\r']), "{value:?}");
+    }
+    assert_eq!(entry_command_line(&entry).is_some(), entry.linux.is_some() || entry.options.is_some());
+    let finding = lint_entry(&entry);
+    assert_eq!(finding.is_some(), is_unsigned(&entry), "{entry:?}");
+    assert!(finding.is_none_or(|finding| is_one_line(&finding.message())), "{entry:?}");
+}
+
+fn is_unsigned(entry: &BootEntry) -> bool {
+    entry.linux.is_some() || entry.uki_url.is_some() || (entry.efi.is_some() && entry.options.is_some())
+}
 
 /// A FAT file system: the length of its partition, then pieces of it, each with its place and length. What no piece has
 /// is zero.

@@ -373,7 +373,8 @@ def arrivals():
 
 
 def fats():
-    """FAT file systems by mkfs.vfat and mtools: long names, directories, a file in fragments; and two damaged ones."""
+    """Boot entries; and FAT file systems by mkfs.vfat and mtools: long names, directories, a file in fragments, and two
+    damaged ones."""
     def pieces(image):
         """The sectors that are not zero, neighbours together."""
         rows = []
@@ -387,11 +388,21 @@ def fats():
         rows = [(at, bytes(data).rstrip(b"\0")) for at, data in rows]
         return number(4 * len(image), 8) + b"".join(number(at, 6) + number(len(data), 2) + data for at, data in rows)
 
+    for name, text in {
+        # As the examples of the specification and kernel-install have them.
+        "linux": "title Fedora 19 (Rawhide)\nsort-key fedora\nmachine-id 6a9857a393724b7a981ebb5b8495b9ea\nversion 3.8.0\n"
+                 "options root=UUID=6d3376e4-fc93-4509-95ec-a21d68011da2 quiet\narchitecture x64\n"
+                 "linux /6a9857a393724b7a981ebb5b8495b9ea/3.8.0/linux\ninitrd /6a9857a393724b7a981ebb5b8495b9ea/3.8.0/initrd\n",
+        "uki": "# Boot Loader Specification type#1 entry\ntitle      Debian\nuki        /debian/6.1.efi\noptions    quiet\n"
+               "options    splash\n",
+        "url": "title x\r\nuki-url https://localhost/a.efi\r\nefi \"/EFI/a b.efi\"\r\n",
+    }.items():
+        seed("boot_entry", name, text.encode())
     with tempfile.TemporaryDirectory() as scratch:
         image, small, large = (os.path.join(scratch, name) for name in ("image", "small", "large"))
 
         def tool(*command):
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "MTOOLS_SKIP_CHECK": "1"})
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "MTOOLS_SKIP_CHECK": "1", "SOURCE_DATE_EPOCH": "1700000000"})
 
         for path, size in (small, 100), (large, 2500):
             with open(path, "wb") as file:

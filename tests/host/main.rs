@@ -53,6 +53,7 @@ mod self_test;
 mod tar_builder;
 mod trust_rules;
 mod udev_links;
+mod uki;
 mod whole_disk;
 
 fn main() -> ExitCode {
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
             report_forms::TESTS,
             repart::TESTS,
             fat::TESTS,
+            uki::TESTS,
             repart_images::TESTS,
             seal::TESTS,
             attach::TESTS,

@@ -354,6 +354,9 @@ fn an_audit_takes_less_than_64_mebibytes_whatever_the_image() {
     for (number, image) in rows().iter().map(Row::refused).enumerate() {
         workshop.write(&format!("corpus/{number:03}.raw"), &image);
     }
+    for (number, esp) in crate::boot_partitions::hostile().into_iter().enumerate() {
+        workshop.write(&format!("corpus/esp-{number}.raw"), &crate::boot_partitions::image(&esp).bytes());
+    }
     // One after the other, so that the gravest is not hidden by the sum.
     let mut judged = 0;
     for entry in fs::read_dir(workshop.path("corpus")).unwrap() {

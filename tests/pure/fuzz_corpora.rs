@@ -51,7 +51,7 @@ macro_rules! replays {
     };
 }
 
-replays! { checksum_manifest command_line decoders fat gpt http_headers ignore_list names openpgp_keyring openpgp_signature pkcs7 policy qcow2 superblocks survey tar trust_rules uki verity_signature verity_superblock verity_table }
+replays! { boot_entry checksum_manifest command_line decoders fat gpt http_headers ignore_list names openpgp_keyring openpgp_signature pkcs7 policy qcow2 superblocks survey tar trust_rules uki verity_signature verity_superblock verity_table }
 
 #[test]
 fn every_target_is_replayed_and_every_corpus_has_its_target() {

@@ -7,12 +7,16 @@
 )]
 
 mod audit;
+mod boot_partitions;
 mod command_line;
 #[path = "../support/corpus.rs"]
 mod corpus;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
 mod drift;
+#[path = "../support/fat_builder.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the file is shared with unit tests, which see it from inside")]
+mod fat_builder;
 mod findings_page;
 mod fuzz_corpora;
 #[path = "../support/http_server.rs"]

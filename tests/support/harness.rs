@@ -82,7 +82,7 @@ pub(crate) enum Need {
     Guest,
     /// The tree of Debian unstable with a current systemd-repart, see `tests/support/debian-tree`.
     UnstableTree,
-    /// The tree of another Debian suite, likewise.
+    /// The tree of another Debian suite or of another kind, likewise: the arguments of `tests/support/debian-tree`.
     DebianTree(&'static str),
 }
 
@@ -169,10 +169,11 @@ pub(crate) fn unstable_tree() -> Result<PathBuf, String> {
     TREE.get_or_init(|| debian_tree("sid")).clone()
 }
 
-/// The tree of a Debian suite, as `tests/support/debian-tree` knows it; the reason where it cannot be had.
+/// The tree of a Debian suite, and of a kind where one is named, as `tests/support/debian-tree` knows them; the reason where
+/// it cannot be had.
 pub(crate) fn debian_tree(suite: &str) -> Result<PathBuf, String> {
     let output = Command::new(in_source_tree("tests/support/debian-tree"))
-        .arg(suite)
+        .args(suite.split_whitespace())
         .output()
         .map_err(|error| format!("running tests/support/debian-tree: {error}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
@@ -187,6 +188,13 @@ pub(crate) fn debian_tree(suite: &str) -> Result<PathBuf, String> {
 pub(crate) fn in_unstable_tree(directory: &Path, program: &str) -> Command {
     let mut command = Command::new(in_source_tree("tests/support/in-tree"));
     command.arg(unstable_tree().unwrap()).arg(directory).arg(program);
+    command
+}
+
+/// A command that runs inside another tree, with `directory` as its current directory.
+pub(crate) fn in_debian_tree(suite: &str, directory: &Path, program: &str) -> Command {
+    let mut command = Command::new(in_source_tree("tests/support/in-tree"));
+    command.arg(debian_tree(suite).unwrap()).arg(directory).arg(program);
     command
 }
 

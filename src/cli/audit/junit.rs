@@ -101,9 +101,9 @@ impl Report for Document {
     }
 }
 
-/// What a finding is called: its rule, in words too, and the partition.
+/// What a finding is called: its rule, in words too, and where it is.
 fn name_of(finding: &Finding) -> String {
-    let place = finding.partition.map(|number| format!(", partition {number}")).unwrap_or_default();
+    let place = finding.whereabouts().map(|place| format!(", {place}")).unwrap_or_default();
     format!("{} {}{place}", finding.rule, finding.rule.title())
 }
 

@@ -118,7 +118,7 @@ fn properties(level: Level) -> Value {
 
 /// Where in its image a finding lies.
 fn place(finding: &Finding) -> String {
-    finding.partition.map_or_else(|| "image".to_owned(), |number| format!("partition {number}"))
+    finding.whereabouts().unwrap_or_else(|| "image".to_owned())
 }
 
 /// A finding, which is the one of its kind, image and place that comes as number `times`.
@@ -159,6 +159,7 @@ fn result(
         },
         "properties": {
             "partition": finding.partition.map(|number| number.get()),
+            "file": finding.place.as_ref().map(|place| &place.path),
             "expected": finding.expected,
             "found": finding.found,
         },

@@ -1,7 +1,7 @@
 use super::super::superblock::VfatError;
 use super::super::units::ByteLength;
 use super::path::FatPath;
-use super::{MAXIMUM_DIRECTORY, MAXIMUM_ENTRIES, MAXIMUM_RUNS};
+use super::{MAXIMUM_DIRECTORIES, MAXIMUM_DIRECTORY, MAXIMUM_ENTRIES, MAXIMUM_RUNS};
 
 /// Something is wrong with a file, a directory, or the whole of a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +70,9 @@ pub enum FatError {
     /// More entries than a boot partition has.
     #[error("expected at most {MAXIMUM_ENTRIES} entries in directories, found more")]
     TooManyEntries,
+    /// More directories that fit than a boot partition has.
+    #[error("expected at most {MAXIMUM_DIRECTORIES} directories to go into, found more")]
+    TooManyDirectories,
     /// More files that fit than a boot partition has.
     #[error("expected at most {limit} files to look at, found more")]
     TooManyFiles {

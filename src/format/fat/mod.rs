@@ -5,6 +5,8 @@
 //! it follows is the word of whoever made the image, so that everything has a limit: bytes, entries, files, fragments. A
 //! cluster belongs to one file or directory; where a chain comes to one a second time it ends with an error, and the
 //! walk goes on with the rest.
+//!
+//! It is our own, because crates that read FAT do their own I/O through `Read` and `Seek`, which a parser here does not.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::mem::take;
@@ -34,6 +36,12 @@ const MAXIMUM_DIRECTORY: u64 = 2 << 20;
 
 /// How many entries all directories that are gone through may have together.
 const MAXIMUM_ENTRIES: usize = 1 << 17;
+
+/// How many directories are gone into.
+const MAXIMUM_DIRECTORIES: usize = 1024;
+
+/// How many directories may lie in each other: a path has a name for each.
+const MAXIMUM_DEPTH: usize = 16;
 
 /// How many runs of clusters all files and directories may have together: real ones have a few each.
 const MAXIMUM_RUNS: usize = 1 << 16;
@@ -88,9 +96,9 @@ impl FatFile {
 /// What a walk came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FatContents {
-    /// The files, by their paths.
+    /// The files, in the order of their paths.
     pub files: Vec<FatFile>,
-    /// What is wrong with the file system, as far as it was gone through.
+    /// What is wrong with the file system, as far as it was gone through; in the same order.
     pub problems: Vec<FatProblem>,
 }
 
@@ -109,6 +117,7 @@ pub struct FatWalk {
     /// How many bytes were asked for.
     asked: u64,
     entries: usize,
+    directories: usize,
     /// How many files fitted, of which some may turn out to be damaged.
     taken: usize,
     ended: bool,
@@ -156,6 +165,7 @@ impl FatWalk {
             problems: Vec::new(),
             asked: 0,
             entries: 0,
+            directories: 0,
             taken: 0,
             ended: false,
         }
@@ -190,6 +200,7 @@ impl FatWalk {
             self.stop(FatPath::root(), FatError::Unread);
         }
         self.files.sort_by(|one, other| one.path.cmp(&other.path));
+        self.problems.sort_by(|one, other| one.path.cmp(&other.path));
         FatContents { files: take(&mut self.files), problems: take(&mut self.problems) }
     }
 
@@ -313,11 +324,15 @@ impl FatWalk {
             let fits = |pattern: &FatPattern| {
                 if is_directory { pattern.leads_through(&path) } else { pattern.matches(&path) }
             };
-            if !self.patterns.iter().any(fits) {
+            if path.depth() > MAXIMUM_DEPTH || !self.patterns.iter().any(fits) {
                 continue;
             }
             let first = volume.first(first_cluster);
             let kind = if is_directory {
+                self.directories = self.directories.saturating_add(1);
+                if self.directories > MAXIMUM_DIRECTORIES {
+                    return Err(FatError::TooManyDirectories);
+                }
                 Kind::Directory(Chain::of_directory(volume, first, path.clone(), &mut self.ledger))
             } else {
                 self.taken = self.taken.saturating_add(1);

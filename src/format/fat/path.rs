@@ -19,6 +19,11 @@ impl FatPath {
         Self(names)
     }
 
+    /// How many names it has.
+    pub(super) const fn depth(&self) -> usize {
+        self.0.len()
+    }
+
     /// Its name; empty for the root directory.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -323,6 +323,22 @@ fn reading_has_its_limits() {
 }
 
 #[test]
+fn directories_have_their_number_and_depth() {
+    let deep = "/d".repeat(15);
+    let fat = Fat::new(16).with(&format!("{deep}/file"), b"a").with(&format!("{deep}/d/file"), b"a");
+    let pattern = "/*".repeat(16);
+    assert_eq!(paths(&fat.bytes, &[&pattern, &format!("{pattern}/*")]), [format!("{deep}/file")]);
+
+    let mut many = Fat::new(16);
+    for number in 0..=MAXIMUM_DIRECTORIES {
+        many.entry(&format!("/EFI/{number}"), 0x10, 4000, 0);
+    }
+    let found = walk(&many.bytes, &["/EFI/*/*"]);
+    let last = found.problems.iter().find(|problem| problem.error == FatError::TooManyDirectories);
+    assert_eq!(last.map(|problem| problem.path.to_string()), Some("/EFI".to_owned()));
+}
+
+#[test]
 fn problems_are_told_up_to_a_number() {
     let mut fat = Fat::new(16).with("/EFI/x", b"");
     for number in 0..100 {

@@ -272,6 +272,18 @@ impl Rule {
             Self::BootInClear => {
                 "Everybody on the way sees which image is booted, and can hold it back or slow it down. What is verified does not depend on how it came."
             }
+            Self::BootPartitionDamaged => {
+                "Files of an EFI system partition or XBOOTLDR are chained in a way that makes no sense: a chain that comes back to itself, that two files share, that leads out of the file system or ends too early; or there are more of them than are looked at. Firmware, boot menu and kernel may each read something else there, and what the image boots is not known in full."
+            }
+            Self::BootOtherRootHash => {
+                "The command line of a unified kernel image in the image, or of a boot entry, names a root hash that belongs to none of the hash trees in the same image. Booted from this image it finds no root file system, or one on another disk."
+            }
+            Self::BootEntryUnsigned => {
+                "A boot entry of type 1 names kernel, initrd and command line as files and text of the partition. Secure Boot looks at the kernel alone, so that whoever can write to the partition decides what is verified after it. With uki-url the unified kernel image comes from a server, and nothing but Secure Boot says which one is started."
+            }
+            Self::BootPartitionUnread => {
+                "An image on a server has an EFI system partition or XBOOTLDR, in which there may be unified kernel images. Finding and reading them takes some requests for each, which an audit does only when it is asked to."
+            }
         }
     }
 

@@ -181,12 +181,7 @@ impl Linter<'_> {
 
     /// What holds for a root file system that is not pulled.
     fn root(&mut self, line: &KernelCommandLine, further: Option<&Asked>) {
-        let pulls = || self.request.pulls.iter().filter_map(|pull| pull.expression.as_ref().ok());
-        let is_pulled = pulls().any(|pull| {
-            let named = self.request.demands(pull).map_or(true, |demands| !demands.is_empty());
-            named || self.request.is_root_disk(pull) || self.request.is_bound_as_root(pull)
-        });
-        if is_pulled {
+        if is_pulled(self.request) {
             return;
         }
         let said = line.last("root").map_or_else(|| "no root=".to_owned(), |root| format!("root={root}"));
@@ -198,10 +193,7 @@ impl Linter<'_> {
             );
             return;
         }
-        let hash = ["roothash", "usrhash"]
-            .into_iter()
-            .find_map(|key| line.last(key)?.parse::<RootHash>().ok().map(|hash| (key, hash)));
-        if let Some((key, hash)) = hash {
+        if let Some((key, _, hash)) = hashes(line).next() {
             self.add(
                 Rule::BootPinned,
                 "nothing else",
@@ -225,6 +217,31 @@ impl Linter<'_> {
             format!("{said}: whoever can write to that device decides what is booted"),
         );
     }
+}
+
+/// Whether a pull makes the root file system, or what the command line says of it is not understood.
+fn is_pulled(request: &BootRequest) -> bool {
+    request.pulls.iter().filter_map(|pull| pull.expression.as_ref().ok()).any(|pull| {
+        let named = request.demands(pull).map_or(true, |demands| !demands.is_empty());
+        named || request.is_root_disk(pull) || request.is_bound_as_root(pull)
+    })
+}
+
+/// The root hashes that a command line names, with the words for them.
+fn hashes(line: &KernelCommandLine) -> impl Iterator<Item = (&'static str, Designator, RootHash)> {
+    [("roothash", Designator::Root), ("usrhash", Designator::Usr)]
+        .into_iter()
+        .filter_map(|(key, designator)| Some((key, designator, line.last(key)?.parse().ok()?)))
+}
+
+/// The root hashes that a command line demands of a disk of the machine: none where the root file system is pulled, whose
+/// they are then.
+pub(super) fn root_hashes(text: &[u8]) -> Vec<(Designator, RootHash)> {
+    let line = KernelCommandLine::parse(text);
+    if is_pulled(&BootRequest::read(&line, None, Stage::Initrd)) {
+        return Vec::new();
+    }
+    hashes(&line).map(|(_, designator, hash)| (designator, hash)).collect()
 }
 
 /// Whether nothing that is not signed is used under a policy, and root or usr has to be there.

@@ -1,6 +1,7 @@
 //! What a unified kernel image makes a machine boot: whether its command line enforces anything, and what somebody on the
 //! network can still do.
 
+pub mod boot_partition;
 mod command_line;
 
 use crate::format::pe::PeSection;
@@ -12,6 +13,17 @@ pub use command_line::{PolicyLookup, lint};
 
 /// The longest command line that is read; a longer one is no kernel's.
 pub const MAXIMUM_COMMAND_LINE: u64 = 1 << 20;
+
+/// How many bytes of command lines are judged of a file, or of a boot partition, together: each judgement may be longer than
+/// what is judged, and real command lines have some hundred bytes.
+pub const MAXIMUM_COMMAND_LINES: u64 = 1 << 20;
+
+/// The finding about more of them.
+#[must_use]
+pub fn too_many_command_lines() -> Finding {
+    let expected = format!("at most {MAXIMUM_COMMAND_LINES} bytes of command lines to judge");
+    Finding::of_image(Rule::UkiMalformed, expected, "more")
+}
 
 /// One way in which a unified kernel image can be started: it has several where it has profiles.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use crate::operation::cancel::{Cancel, Interrupted};
 use crate::operation::companions::CompanionSettings;
 use crate::operation::error::{OperationError, image_name};
 use crate::operation::source::{ImageFile, ImageSource};
+use crate::operation::uki::sections;
 
 /// How deep directories may lie in each other.
 const MAXIMUM_DEPTH: usize = 64;
@@ -24,6 +25,9 @@ const MAXIMUM_ENTRIES: usize = 1_000_000;
 
 /// The ends of names that say 'image'.
 const IMAGE_ENDS: [&[u8]; 3] = [b".raw", b".img", b".ddi"];
+
+/// The end of names of programs for firmware, in either case: the unified kernel images among them are judged, too.
+const PROGRAM_END: &[u8] = b".efi";
 
 /// How much of a file of another name is looked at: the places where a partition table can begin.
 const BEGINNING: usize = 8192;
@@ -55,8 +59,8 @@ pub(super) fn find(
                 search.directory(&path, 0)?;
                 if search.found.len() == before {
                     let problem = format!(
-                        "expected images (names that end in .raw, .img or .ddi, or files with a partition table), found \
-                         none among {} file(s) and {} entries",
+                        "expected images (names that end in .raw, .img or .ddi, files with a partition table, or unified kernel \
+                         images whose names end in .efi), found none among {} file(s) and {} entries",
                         search.other_files.saturating_sub(files),
                         search.entries.saturating_sub(entries)
                     );
@@ -141,14 +145,14 @@ impl Search<'_> {
         Ok(entries)
     }
 
-    /// A file that was found: an image by its name, or by its beginning.
+    /// A file that was found: an image by its name, or by its beginning; or a unified kernel image by both.
     fn file(&mut self, path: &Path) {
         let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
         let named = IMAGE_ENDS.iter().any(|end| name.ends_with(end));
         let opened = ImageFile::open_found(path, self.companions);
         match opened {
             Err(_) if !named => self.other_files = self.other_files.saturating_add(1),
-            Ok(image) if !named && !has_table(&image) => {
+            Ok(image) if !named && !has_table(&image) && !is_unified_kernel(name, &image) => {
                 self.other_files = self.other_files.saturating_add(1);
             }
             opened => self.push(path, opened),
@@ -167,6 +171,19 @@ impl Search<'_> {
 
     fn unreadable(&mut self, path: &Path, error: OperationError) {
         self.found.push(Found::Unreadable { name: image_name(path), error });
+    }
+}
+
+/// Whether a file has the name of a program and is a unified kernel image, or a PE file that is not sane enough to tell.
+fn is_unified_kernel(name: &[u8], image: &ImageFile) -> bool {
+    let end = name.len().checked_sub(PROGRAM_END.len()).and_then(|at| name.get(at..));
+    if !end.is_some_and(|end| end.eq_ignore_ascii_case(PROGRAM_END)) {
+        return false;
+    }
+    match sections(image) {
+        Ok(Some(Ok(sections))) => sections.iter().any(|section| section.name == ".linux"),
+        Ok(Some(Err(_))) => true,
+        Ok(None) | Err(_) => false,
     }
 }
 

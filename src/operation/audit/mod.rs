@@ -10,10 +10,12 @@ use std::thread;
 
 use crate::fetch::url::ImageUrl;
 use crate::image::presets::RequestedPolicy;
+use crate::image::uki::boot_partition::{LIMITS, REMOTE_LIMITS};
 use crate::kernel::confinement::{self, Kept};
 use crate::kernel::raise_file_limit;
 use crate::trust::load_cryptography;
 
+use super::boot_partitions;
 use super::cancel::Cancel;
 use super::companions::CompanionSettings;
 use super::error::OperationError;
@@ -62,6 +64,17 @@ impl Target {
     }
 }
 
+/// Whether the boot partitions of an image are looked into for unified kernel images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootPartitions {
+    /// Those of images in files; of one on a server it is said that they were not.
+    InFiles,
+    /// Those of every image.
+    Everywhere,
+    /// None, without a word.
+    Nowhere,
+}
+
 /// How to audit.
 #[derive(Debug)]
 pub struct AuditRequest<'a> {
@@ -75,6 +88,8 @@ pub struct AuditRequest<'a> {
     pub companions: CompanionSettings,
     /// Whether every data block is checked.
     pub deep: bool,
+    /// Which images are looked at for what their boot partitions boot.
+    pub boot_partitions: BootPartitions,
     /// Certificate authorities for https; empty for the system's.
     pub ca_certificates: Vec<PathBuf>,
     /// Whether the whole process, before the first byte of an image is looked at, gives up for good whatever the audit
@@ -112,7 +127,16 @@ pub fn audit_all<E: From<OperationError>>(
     cancel: &Cancel,
     mut hear: impl FnMut(Judged) -> Result<(), E>,
 ) -> Result<Coverage, E> {
-    let AuditRequest { targets, trust, policy, companions, deep, ca_certificates, confine } = request;
+    let AuditRequest {
+        targets,
+        trust,
+        policy,
+        companions,
+        deep,
+        boot_partitions: which,
+        ca_certificates,
+        confine,
+    } = request;
     let remote = targets.iter().any(|target| matches!(target, Target::Url(_)));
     if remote && deep {
         let problem = "--deep reads all of an image: pull those on servers first (ddictl pull raw)";
@@ -127,14 +151,25 @@ pub fn audit_all<E: From<OperationError>>(
         Found::Image { name, image } => {
             let whole = deep.then_some(&*image);
             let outcome = audit(&*image, trust, policy, whole, observer, cancel)
-                .and_then(|audited| known.look_again(&*image, audited));
+                .and_then(|audited| known.look_again(&*image, audited))
+                .and_then(|audited| match which {
+                    BootPartitions::Nowhere => Ok(audited),
+                    _ => boot_partitions::look_into(&known, &*image, LIMITS, cancel, audited),
+                });
             Judged { image: name, outcome }
         }
         Found::Remote(url) => {
             let outcome = remote::open(&client, &url, &companions, observer, cancel).and_then(|image| {
                 let image: &dyn ImageSource = &*image;
                 let audited = audit(image, trust, policy, None, observer, cancel)?;
-                known.look_again(image, audited)
+                let audited = known.look_again(image, audited)?;
+                match which {
+                    BootPartitions::Nowhere => Ok(audited),
+                    BootPartitions::InFiles => Ok(boot_partitions::pass_over(audited)),
+                    BootPartitions::Everywhere => {
+                        boot_partitions::look_into(&known, image, REMOTE_LIMITS, cancel, audited)
+                    }
+                }
             });
             Judged { image: url.without_secrets(), outcome }
         }
