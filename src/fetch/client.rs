@@ -12,14 +12,14 @@ use reqwest::redirect::Policy;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::format::http_header::retry_after;
-use crate::format::units::{ByteOffset, Extent};
+use crate::format::units::{ByteLength, ByteOffset, Extent};
 
 use super::certificates::CertificateAuthorities;
 use super::error::{FetchError, RedirectFault};
 use super::range::Validator;
 use super::retry::RetryOptions;
 pub use super::transfer::{Cancellation, LEAST_PROGRESS};
-use super::transfer::{Deadline, Head, Patience, Transfer, library_timeout};
+use super::transfer::{Deadline, Head, Pace, Patience, Transfer, library_timeout};
 use super::url::{ImageUrl, without_credentials};
 
 /// How we introduce ourselves.
@@ -123,12 +123,19 @@ impl HttpClient {
             let request = match asked {
                 Asked::Whole => request,
                 Asked::Parts(parts) => request.header(RANGE, range_header(parts)),
+                Asked::Ends { first, last } => {
+                    request.header(RANGE, format!("bytes=0-{},-{last}", first.bytes().saturating_sub(1)))
+                }
                 Asked::From(start, version) => {
                     request.header(RANGE, format!("bytes={start}-")).header(IF_RANGE, version.as_str())
                 }
             };
             let patience = self.patience(current.host(), deadline);
-            let (head, transfer) = Transfer::start(request, patience)?;
+            let pace = match asked {
+                Asked::Whole | Asked::From(..) => Pace::Ahead,
+                Asked::Parts(_) | Asked::Ends { .. } => Pace::AsTaken,
+            };
+            let (head, transfer) = Transfer::start(request, patience, pace)?;
             match head.status {
                 200..=299 => return Ok(Answer { url: current, head, transfer }),
                 416 if matches!(asked, Asked::From(..)) => {
@@ -175,6 +182,13 @@ pub(super) enum Asked {
     Whole,
     /// Parts of it, none of them empty.
     Parts(Vec<Extent>),
+    /// So much from its beginning, and so much from its end, whatever its size; neither is nothing.
+    Ends {
+        /// From the beginning.
+        first: ByteLength,
+        /// From the end.
+        last: ByteLength,
+    },
     /// Everything from an offset on if the file is still this version, else the whole (RFC 9110, 13.1.5).
     From(ByteOffset, Validator),
 }
@@ -287,7 +301,6 @@ mod tests {
     use super::super::http_server::{Answer as Served, HttpServer, TestAuthority, TestCertificate};
     use super::super::origin::Origin;
     use super::*;
-    use crate::format::units::ByteLength;
 
     fn options() -> HttpOptions {
         HttpOptions { proxies: Proxies::None, retry: RetryOptions::never(), ..HttpOptions::default() }

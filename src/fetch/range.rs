@@ -14,24 +14,34 @@ use super::retry::{Attempts, RetryOptions, Setback};
 use super::transfer::Deadline;
 use super::url::ImageUrl;
 
+mod beginning;
 mod pieces;
 
-use pieces::{Piece, Pieces, total_length};
+use beginning::{Begun, Stream, begin};
+use pieces::{Piece, Pieces, joined, total_length};
 
 /// How much the first request asks for: a partition table with its usual 128 entries, for whatever size of sectors.
-pub const FIRST_READ: ByteLength = ByteLength::new(24 * 1024);
+pub const FIRST_READ: ByteLength = crate::format::gpt::USUAL_LENGTH;
 
-/// How much comes where something of it is asked for at the end of the file: the other copy of the table.
-pub const LAST_READ: ByteLength = ByteLength::new(24 * 1024);
+/// How much comes of the end of the file: the other copy of the table.
+pub const LAST_READ: ByteLength = ByteLength::new(20 * 1024);
 
 /// How many bytes nobody asked for are fetched rather than sending another request.
 pub const MAXIMUM_GAP: ByteLength = ByteLength::new(16 * 1024);
 
 /// The same, rather than asking for another part in one request.
-const GAP_OF_PARTS: ByteLength = ByteLength::new(4 * 1024);
+const GAP_OF_PARTS: ByteLength = ByteLength::new(512);
+
+/// How many requests a server is spared to exceed that sends one part at a time, see [`BETWEEN`].
+const REQUESTS: usize = 6;
+
+/// How many bytes nobody asked for are fetched in all rather than exceeding [`REQUESTS`]: what tools leave between
+/// partitions, to have one request left for what only the contents tell; and a hash tree of usual size.
+const BETWEEN: [(usize, ByteLength); 2] =
+    [(REQUESTS - 1, ByteLength::new(4 * 1024 * 1024)), (REQUESTS, ByteLength::new(8 * 1024 * 1024))];
 
 /// How many parts one request asks for: servers that take several take far more, and more look like an attack to some.
-const PARTS_OF_REQUEST: usize = 32;
+const PARTS_OF_REQUEST: usize = 64;
 
 /// How many bytes one call of [`RangeReader::read`] may bring into memory. The survey of an image reads kilobytes; the
 /// largest thing in it, a partition table, is limited to a few megabytes.
@@ -109,7 +119,8 @@ pub type Hear<'a> = Box<dyn Fn(&Setback<'_>) + Send + Sync + 'a>;
 /// Reads parts of one version of a file on a server.
 ///
 /// Far apart as they may lie, parts come in one request where the server knows that (`multipart/byteranges`), which is
-/// found out by asking; else in one request for each stretch. What came once is not asked for again.
+/// found out by asking; else in one request for each stretch, of which there are few because what lies between is taken
+/// along. What came once is not asked for again.
 pub struct RangeReader<'a> {
     client: HttpClient,
     url: ImageUrl,
@@ -117,6 +128,10 @@ pub struct RangeReader<'a> {
     pieces: Pieces,
     /// Whether the server may know requests for several parts.
     takes_several: bool,
+    /// The whole file, where it is on its way.
+    stream: Option<Stream>,
+    /// How many requests were answered.
+    requests: usize,
     persistence: Persistence<'a>,
 }
 
@@ -136,7 +151,8 @@ impl fmt::Debug for RangeReader<'_> {
 }
 
 impl<'a> RangeReader<'a> {
-    /// Asks for the first [`FIRST_READ`] of `url`, and learns from the answer how large the file is and which version.
+    /// Asks for the first [`FIRST_READ`] and the last [`LAST_READ`] of `url`, and learns from the answer how large the file
+    /// is, which version, and whether the server sends several parts at once.
     /// Here and later, what fails for a reason that may pass is tried again as `retry` says, of which `hear` is told; all
     /// of it has the time that the client gives a file.
     ///
@@ -152,17 +168,11 @@ impl<'a> RangeReader<'a> {
     ) -> Result<Self, FetchError> {
         let mut persistence =
             Persistence { attempts: Attempts::new(retry), deadline: client.deadline(), received: 0, hear };
-        let asked = Extent::from_beginning(FIRST_READ);
-        let part = persistence.persist(client, |deadline| fetch(client, url, asked, None, deadline))?;
+        let begun = persistence.persist(client, |deadline| begin(client, url, deadline))?;
         // Later requests go where the first one was sent to: another mirror may have another version.
-        Ok(Self {
-            client: client.clone(),
-            url: part.url,
-            identity: part.identity,
-            pieces: Pieces::beginning_with(part.bytes),
-            takes_several: true,
-            persistence,
-        })
+        let Begun { url, identity, pieces, takes_several, stream, requests } = begun;
+        let (client, pieces) = (client.clone(), Pieces::new(pieces));
+        Ok(Self { client, url, identity, pieces, takes_several, stream, requests, persistence })
     }
 
     /// Where the parts come from, after redirects.
@@ -201,16 +211,10 @@ impl<'a> RangeReader<'a> {
         if asked > MAXIMUM_READ {
             return Err(FetchError::TooMuchAtOnce { asked, limit: MAXIMUM_READ });
         }
-        if self.takes_several && requests.len() > 1 {
+        if self.takes_several {
             self.read_several(extents)?;
         }
-        for request in merged(self.missing(extents), MAXIMUM_GAP) {
-            let (client, url, known) = (&self.client, &self.url, &self.identity);
-            let part = self
-                .persistence
-                .persist(client, |deadline| fetch(client, url, request, Some(known), deadline))?;
-            self.pieces.add(request.start(), part.bytes);
-        }
+        self.read_singly(extents)?;
         let nothing = |asked| FetchError::WrongRange { asked, answered: "nothing of it".to_owned() };
         let found = extents.iter().map(|extent| self.pieces.get(*extent).ok_or_else(|| nothing(*extent)));
         let found = found.collect();
@@ -233,6 +237,42 @@ impl<'a> RangeReader<'a> {
         wanted.map(|extent| at_end(extent).unwrap_or(extent)).collect()
     }
 
+    /// Asks for what is missing one stretch after the other, and takes as much as that spares of a file that is on its way.
+    fn read_singly(&mut self, extents: &[Extent]) -> Result<(), FetchError> {
+        let missing = self.missing(extents);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        // What has come of the stream is a stretch that costs no request.
+        let mut stream = self.stream.take();
+        let came = stream.as_ref().map(|stream| Extent::from_beginning(stream.position()));
+        let free = usize::from(came.is_some());
+        let mut stretches = merged(missing.into_iter().chain(came).collect(), MAXIMUM_GAP);
+        for (requests, between) in BETWEEN {
+            let left = requests.saturating_sub(self.requests).max(1);
+            stretches = joined(stretches, left.saturating_add(free), between);
+        }
+        for stretch in stretches {
+            if let Some((mut stream, came)) = stream.take().zip(came)
+                && stretch.start() == ByteOffset::ZERO
+            {
+                let on = stretch.end().checked_distance_from(came.end()).unwrap_or_default();
+                // What breaks off is asked for instead.
+                if let Ok(bytes) = stream.read_on(on) {
+                    self.pieces.add(came.end(), bytes);
+                    continue;
+                }
+            }
+            let (client, url, known) = (&self.client, &self.url, &self.identity);
+            let part = self
+                .persistence
+                .persist(client, |deadline| fetch(client, url, stretch, Some(known), deadline))?;
+            self.pieces.add(stretch.start(), part.bytes);
+            self.requests = self.requests.saturating_add(1);
+        }
+        Ok(())
+    }
+
     /// Asks for all that is missing at once, as far as the server takes that.
     fn read_several(&mut self, extents: &[Extent]) -> Result<(), FetchError> {
         let requests = merged(self.missing(extents), GAP_OF_PARTS);
@@ -243,8 +283,10 @@ impl<'a> RangeReader<'a> {
                 .persist(client, |deadline| fetch_several(client, url, several, known, deadline))?;
             let Some(found) = found else {
                 self.takes_several = false;
+                self.requests = self.requests.saturating_add(1);
                 return Ok(());
             };
+            self.requests = self.requests.saturating_add(1);
             for (start, bytes) in found {
                 self.pieces.add(start, bytes);
             }
@@ -351,11 +393,7 @@ fn fetch_several(
         Err(FetchError::UnexpectedStatus { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let kind = answer.head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let Some(kind) = kind.filter(|kind| answer.head.status == 206 && is_multipart(kind)).map(str::to_owned)
-    else {
-        return Ok(None);
-    };
+    let Some(kind) = multipart_type(&answer).filter(|_| answer.head.status == 206) else { return Ok(None) };
     answer.check_framing()?;
     let found = Identity { total: known.total, validator: Validator::of(&answer.head.headers) };
     same_version(&answer, known, &found)?;
@@ -380,6 +418,12 @@ fn fetch_several(
     };
     let all = asked.iter().all(|asked| pieces.iter().any(|piece| lies_in(*asked, piece)));
     Ok(all.then_some(pieces))
+}
+
+/// The value of `Content-Type` where it says that several parts follow.
+fn multipart_type(answer: &Answer) -> Option<String> {
+    let kind = answer.head.headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    is_multipart(kind).then(|| kind.to_owned())
 }
 
 /// The longest line that ends a part, in bytes.
@@ -412,17 +456,21 @@ fn body(mut answer: Answer, limit: ByteLength) -> Result<Option<Vec<u8>>, FetchE
 /// The part that the server says it sends, which is the part that was asked for as far as the file reaches, and the size
 /// of the whole file.
 fn content_range(answer: &Answer, asked: Extent) -> Result<(Extent, ByteLength), FetchError> {
-    let header = answer.head.headers.get(CONTENT_RANGE);
     let wrong = || {
+        let header = answer.head.headers.get(CONTENT_RANGE);
         let answered = header.map_or_else(|| "no Content-Range".to_owned(), shown);
         FetchError::WrongRange { asked, answered }
     };
-    let range =
-        header.and_then(|value| value.to_str().ok()).and_then(ContentRange::parse).ok_or_else(wrong)?;
+    let range = header_range(answer).ok_or_else(wrong)?;
     if range.first() != asked.start().bytes() || range.end() != asked.end().bytes().min(range.total()) {
         return Err(wrong());
     }
     Ok((asked.truncated(ByteLength::new(range.length())), ByteLength::new(range.total())))
+}
+
+/// The part that the server says it sends.
+fn header_range(answer: &Answer) -> Option<ContentRange> {
+    ContentRange::parse(answer.head.headers.get(CONTENT_RANGE)?.to_str().ok()?)
 }
 
 #[cfg(test)]

@@ -20,6 +20,9 @@ use super::error::{FetchError, TlsFault};
 /// The size of a buffer, in bytes: what one read can bring at most. The HTTP library reads at most 400 KiB at once.
 const BUFFER_LENGTH: usize = 512 * 1024;
 
+/// The same for a body that may be left where it is, see [`Pace::AsTaken`].
+const SMALL_BUFFER_LENGTH: usize = 32 * 1024;
+
 /// How many filled buffers may wait for the reader. With the one in either hand this bounds the memory of a transfer.
 const WAITING_BUFFERS: usize = 4;
 
@@ -212,6 +215,15 @@ enum Message {
     Broken(io::Error),
 }
 
+/// How the bytes of a body are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Ahead of whoever takes them: all will be wanted.
+    Ahead,
+    /// Little more than was taken: the rest may not be wanted.
+    AsTaken,
+}
+
 /// A request under way.
 #[derive(Debug)]
 pub(super) struct Transfer {
@@ -224,8 +236,12 @@ pub(super) struct Transfer {
 
 impl Transfer {
     /// Sends `request` and waits for the head of the answer.
-    pub(super) fn start(request: RequestBuilder, patience: Patience) -> Result<(Head, Self), FetchError> {
-        let mut transfer = Self::begin(patience, move |messages| run(request, messages))?;
+    pub(super) fn start(
+        request: RequestBuilder,
+        patience: Patience,
+        pace: Pace,
+    ) -> Result<(Head, Self), FetchError> {
+        let mut transfer = Self::begin(patience, pace, move |messages| run(request, pace, messages))?;
         match transfer.wait()? {
             Some(Message::Head(head)) => Ok((*head, transfer)),
             Some(Message::NoAnswer(error)) => Err(transfer.no_answer(error)),
@@ -241,14 +257,19 @@ impl Transfer {
         reader: impl Read + Send + 'static,
         patience: Patience,
     ) -> Result<Self, FetchError> {
-        Self::begin(patience, move |messages| pass_on(reader, messages))
+        Self::begin(patience, Pace::Ahead, move |messages| pass_on(reader, Pace::Ahead, messages))
     }
 
     fn begin(
         patience: Patience,
+        pace: Pace,
         work: impl FnOnce(&SyncSender<Message>) + Send + 'static,
     ) -> Result<Self, FetchError> {
-        let (sender, messages) = sync_channel(WAITING_BUFFERS);
+        let waiting = match pace {
+            Pace::Ahead => WAITING_BUFFERS,
+            Pace::AsTaken => 0,
+        };
+        let (sender, messages) = sync_channel(waiting);
         thread::Builder::new()
             .name("fetch".to_owned())
             .spawn(move || work(&sender))
@@ -330,7 +351,7 @@ pub(super) fn library_timeout(stall: Duration) -> Duration {
 }
 
 /// What the thread does. A message that nobody takes ends it.
-fn run(request: RequestBuilder, messages: &SyncSender<Message>) {
+fn run(request: RequestBuilder, pace: Pace, messages: &SyncSender<Message>) {
     let response = match request.send() {
         Ok(response) => response,
         Err(error) => {
@@ -344,15 +365,19 @@ fn run(request: RequestBuilder, messages: &SyncSender<Message>) {
         length: response.content_length(),
     };
     if messages.send(Message::Head(Box::new(head))).is_ok() {
-        pass_on(response, messages);
+        pass_on(response, pace, messages);
     }
 }
 
 /// Passes on what `reader` gives, to its end.
-fn pass_on(mut reader: impl Read, messages: &SyncSender<Message>) {
+fn pass_on(mut reader: impl Read, pace: Pace, messages: &SyncSender<Message>) {
     let pool = Pool::new();
+    let length = match pace {
+        Pace::Ahead => BUFFER_LENGTH,
+        Pace::AsTaken => SMALL_BUFFER_LENGTH,
+    };
     loop {
-        let message = match read(&mut reader, &pool) {
+        let message = match read(&mut reader, &pool, length) {
             Ok(chunk) if chunk.filled == 0 => Message::End,
             Ok(chunk) => Message::Chunk(chunk),
             Err(error) => Message::Broken(error),
@@ -365,9 +390,9 @@ fn pass_on(mut reader: impl Read, messages: &SyncSender<Message>) {
 }
 
 /// One read into a buffer that was used before, or into a new one.
-fn read(reader: &mut impl Read, pool: &Pool) -> io::Result<Chunk> {
+fn read(reader: &mut impl Read, pool: &Pool, length: usize) -> io::Result<Chunk> {
     let mut buffer = pool.take();
-    buffer.resize(BUFFER_LENGTH, 0);
+    buffer.resize(length, 0);
     loop {
         match reader.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => (),

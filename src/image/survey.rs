@@ -1,13 +1,14 @@
 //! Dissection as a state machine without I/O: says which bytes it needs, is fed with them, ends with a [`Dissection`].
 //!
 //! The same code so dissects a file, a body on its way through the network, and an image on a server that answers
-//! ranges. Each round asks for all that is known to be needed; five rounds are enough for most images: headers, tables,
-//! superblocks and signatures, LUKS metadata, superblocks of the areas that a hash tree covers. With an XFS there are up
-//! to six more, until the end of its log is found.
+//! ranges. Each round asks for all that is known to be needed, and the second for what the beginning lets foresee; three
+//! rounds are enough for most images: the beginning; headers, tables, superblocks and signatures; superblocks of the areas
+//! that a hash tree covers. Where the beginning says nothing of use, headers, tables and contents are a round each, and LUKS
+//! metadata is one. With an XFS there are up to six more, until the end of its log is found.
 
 use crate::format::architecture::Architecture;
 use crate::format::designator::{Designator, VerityRole};
-use crate::format::gpt::{self, Attributes, GptTable, Headers};
+use crate::format::gpt::{self, Attributes, GptEntry, GptTable, Headers};
 use crate::format::label::PartitionLabel;
 use crate::format::partition_type::PartitionType;
 use crate::format::root_hash::RootHash;
@@ -30,6 +31,9 @@ const MAXIMUM_PARTITIONS: usize = 128;
 /// each; of the largest that their formats have, eight are room for one of every designator, and a hundred would be half
 /// a gigabyte that an attacker makes us hold.
 pub const MAXIMUM_READ: ByteLength = ByteLength::new(64 << 20);
+
+/// The most that is read because it will probably be needed: far more than the partitions of usual images are asked for.
+const MOST_FORESEEN: ByteLength = ByteLength::new(1 << 20);
 
 /// What a dissection is told from outside.
 #[derive(Debug, Clone)]
@@ -141,10 +145,16 @@ impl Survey {
     fn examine(&self) -> Result<Progress, Malformed> {
         let needed = &mut 0;
         let whole = Extent::from_beginning(self.image_size);
+        if let Some(wanted) = self.missing([whole.truncated(gpt::USUAL_LENGTH)], &mut 0)? {
+            return Ok(wanted);
+        }
         let mut first = gpt::probe_extents(self.image_size);
         first.extend(superblock_extents(whole));
-        if let Some(wanted) = self.missing(first, needed)? {
-            return Ok(wanted);
+        if let Some(Progress::Wants(mut wanted)) = self.missing(first, needed)? {
+            if let Some(Progress::Wants(foreseen)) = self.missing(self.foreseen(), &mut 0)? {
+                wanted.extend(foreseen);
+            }
+            return Ok(Progress::Wants(wanted));
         }
         let superblocks = superblock::probe(&Window::new(&self.bytes, whole));
         let headers = Headers::find(&self.bytes, self.image_size, self.options.sector_size)
@@ -169,6 +179,19 @@ impl Survey {
         self.examine_table(&table, headers.metadata_extents(self.image_size), &superblocks, needed)
     }
 
+    /// What will have to be read where the copy of the table in front turns out to be the one that counts. It is not
+    /// counted: it is counted when it is needed.
+    fn foreseen(&self) -> Vec<Extent> {
+        let foreseen = gpt::foreseen(&self.bytes, self.image_size, self.options.sector_size);
+        let Some(foreseen) = foreseen.filter(|found| found.entries.len() <= MAXIMUM_PARTITIONS) else {
+            return Vec::new();
+        };
+        let contents = foreseen.entries.iter().flat_map(entry_extents);
+        let extents: Vec<Extent> = contents.chain(foreseen.backup_entries).collect();
+        let length = extents.iter().fold(0_u64, |sum, extent| sum.saturating_add(extent.length().bytes()));
+        if length > MOST_FORESEEN.bytes() { Vec::new() } else { extents }
+    }
+
     fn examine_table(
         &self,
         table: &GptTable,
@@ -176,10 +199,7 @@ impl Survey {
         in_front: &[Superblock],
         needed: &mut u64,
     ) -> Result<Progress, Malformed> {
-        let wanted = table.entries.iter().flat_map(|entry| {
-            let role = PartitionType::of(entry.type_uuid).designator().and_then(Designator::verity_role);
-            content_extents(entry.extent, role)
-        });
+        let wanted = table.entries.iter().flat_map(entry_extents);
         if let Some(wanted) = self.missing(wanted, needed)? {
             return Ok(wanted);
         }
@@ -313,8 +333,9 @@ impl Survey {
 }
 
 /// What has to be read of a partition to know what it is, and what it says if it is a hash or signature partition.
-fn content_extents(extent: Extent, role: Option<VerityRole>) -> Vec<Extent> {
-    match role {
+fn entry_extents(entry: &GptEntry) -> Vec<Extent> {
+    let extent = entry.extent;
+    match PartitionType::of(entry.type_uuid).designator().and_then(Designator::verity_role) {
         Some(VerityRole::Signature) if extent.length().bytes() <= VeritySignature::MAX => vec![extent],
         // A larger signature partition is refused for its size; a hash tree's superblock is where those of file
         // systems are.
@@ -334,7 +355,7 @@ fn superblock_extents(extent: Extent) -> Vec<Extent> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::gpt::gpt_builder::GptBuilder;
+    use crate::format::gpt::gpt_builder::{GptBuilder, Which};
     use crate::format::units::PartitionNumber;
 
     const MIB: usize = 1 << 20;
@@ -373,14 +394,33 @@ mod tests {
         let image = with_signatures(16, 4 * MIB);
         let (result, rounds, read) = dissect(&image);
         assert_eq!(result.unwrap_err().finding.rule, Rule::TooMuchToRead);
-        assert!(rounds == 2 && read < MIB, "{read} bytes in {rounds} rounds");
+        assert!(rounds == 3 && read < MIB, "{read} bytes in {rounds} rounds");
 
         let mut survey = Survey::new(ByteLength::of(&image), SurveyOptions::new(Architecture::X86_64));
         survey.feed(ByteOffset::ZERO, &image);
         assert_eq!(survey.finish().unwrap_err().finding.rule, Rule::TooMuchToRead, "fed from the beginning");
 
         let (result, rounds, read) = dissect(&with_signatures(15, 4 * MIB));
-        assert!(result.is_ok() && rounds == 3 && read > 60 * MIB, "{read} bytes in {rounds} rounds");
+        assert!(result.is_ok() && rounds == 4 && read > 60 * MIB, "{read} bytes in {rounds} rounds");
+    }
+
+    #[test]
+    fn what_the_beginning_lets_foresee_spares_rounds_and_decides_nothing() {
+        let good = with_signatures(3, 16 << 10);
+        let (found, rounds, _) = dissect(&good);
+        assert_eq!(rounds, 2);
+        let found = found.unwrap();
+        // Nothing can be foreseen from a copy that does not count, and the other one says the same.
+        let mut damaged = good.clone();
+        damaged[1024] ^= 1;
+        let (after_all, rounds, _) = dissect(&damaged);
+        assert_eq!(rounds, 4);
+        let told = |dissection: &Dissection| format!("{:?}", dissection.partitions);
+        assert_eq!(told(&after_all.unwrap()), told(&found));
+        // What was foreseen from one copy does not make it the one that counts.
+        let built = GptBuilder::new(512).partition(SIGNATURE, 1, "signature", 0, vec![0; 16 << 10]).build();
+        let differing = built.edit_entry(Which::Primary, 1, |entry| entry[56] = b'x').repaired().bytes;
+        assert_eq!(dissect(&differing).0.unwrap_err().finding.rule, Rule::TableCopiesDiffer);
     }
 
     #[test]

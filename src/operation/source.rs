@@ -15,8 +15,8 @@ use super::cancel::Cancel;
 use super::companions::{CompanionSettings, Companions};
 use super::error::{OperationError, image_name};
 
-/// Rounds of reading that a survey may ask for; it needs eleven.
-const MAXIMUM_ROUNDS: usize = 12;
+/// Rounds of reading that a survey may ask for; it needs twelve.
+const MAXIMUM_ROUNDS: usize = 13;
 
 /// Something that bytes of an image can be read from.
 pub trait ImageSource: Sync {

@@ -35,7 +35,7 @@ use super::input::{Input, SparseImage};
 use super::{NAMESAKES, SIGNED_HASHES, SIGNERS, is_one_line, valid_time};
 
 /// Headers, tables, superblocks and signatures, LUKS metadata, superblocks of the hashed areas; six for logs of XFS.
-const ROUNDS: usize = 11;
+const ROUNDS: usize = 12;
 
 const ARCHITECTURES: [Architecture; 4] =
     [Architecture::X86_64, Architecture::Arm64, Architecture::X86, Architecture::S390x];

@@ -38,6 +38,7 @@ mod policy_verbs;
 mod recovery;
 mod reduction;
 mod refusals;
+mod remote;
 mod runner;
 mod setup;
 mod udev_rules;

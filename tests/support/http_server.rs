@@ -60,10 +60,18 @@ impl Request {
         self.ranges().into_iter().next()
     }
 
-    /// All that `Range: bytes=FIRST-LAST,FIRST-LAST` asks for.
+    /// All that `Range: bytes=FIRST-LAST,FIRST-LAST` asks for. What is counted from the end is so of the largest file.
     pub fn ranges(&self) -> Vec<(usize, usize)> {
+        self.ranges_of(usize::MAX)
+    }
+
+    /// The same of a file of `total` bytes, from whose end `-COUNT` counts.
+    pub fn ranges_of(&self, total: usize) -> Vec<(usize, usize)> {
         let range = |text: &str| {
             let (first, last) = text.trim().split_once('-')?;
+            if first.is_empty() {
+                return Some((total.saturating_sub(last.parse().ok()?), total - 1));
+            }
             let last = if last.is_empty() { usize::MAX } else { last.parse().ok()? };
             Some((first.parse().ok()?, last))
         };
@@ -125,11 +133,11 @@ impl Answer {
 
     /// The parts that the request asks for, or the whole where it does not.
     pub fn ranged(request: &Request, body: impl Into<Arc<[u8]>>) -> Self {
-        let (body, ranges) = (body.into(), request.ranges());
+        let body = body.into();
+        let (total, ranges) = (body.len(), request.ranges_of(body.len()));
         if ranges.len() < 2 {
             return Self::ranged_singly(request, body);
         }
-        let total = body.len();
         let mut parts = Vec::new();
         for (first, last) in ranges {
             let end = last.saturating_add(1).min(total);
@@ -148,7 +156,7 @@ impl Answer {
     /// The same of a server that sends the whole to whoever asks for several parts.
     pub fn ranged_singly(request: &Request, body: impl Into<Arc<[u8]>>) -> Self {
         let body = body.into();
-        let [(first, last)] = request.ranges()[..] else {
+        let [(first, last)] = request.ranges_of(body.len())[..] else {
             return Self::bytes(body).header("Accept-Ranges", "bytes");
         };
         let end = last.saturating_add(1).min(body.len());

@@ -69,10 +69,10 @@ fn extents_come_back_in_their_order_and_near_ones_in_one_request() {
         assert!(*part == pattern()[start..start + asked.length().in_memory().unwrap()], "{asked}");
     }
     let requests = server.requests();
-    let ranges: Vec<_> =
-        requests.iter().map(Request::ranges).filter(|all| all.len() == 1).flatten().collect();
-    let merged = (500_000, 520_050 + 16 * 1024 + 9);
-    assert_eq!(ranges, [(0, 24_575), (24_570, 24_579), merged, (800_000, 800_006), (975_424, 999_999)]);
+    let ranges: Vec<_> = requests.iter().flat_map(|request| request.ranges_of(LENGTH)).collect();
+    let (merged, end) = ((500_000, 520_050 + 16 * 1024 + 9), (979_520, 999_999));
+    // What lies behind the beginning came with it, because the server sent the whole.
+    assert_eq!(ranges, [(0, 24_575), end, merged, (800_000, 800_006), end]);
 }
 
 #[test]
@@ -248,28 +248,29 @@ fn what_lies_far_apart_comes_with_one_request() {
         assert_pattern(&reader.read(&far_apart()).unwrap());
     }
     let requests = server.requests();
-    let ranges: Vec<_> = requests.iter().map(Request::ranges).collect();
-    let several =
-        vec![(100_000, 100_006), (300_000, 319_999), (900_000, 900_009), (999_999 - 24_575, 999_999)];
-    assert_eq!(ranges, [vec![(0, 24_575)], several]);
+    let ranges: Vec<_> = requests.iter().map(|request| request.ranges_of(LENGTH)).collect();
+    let ends = vec![(0, 24_575), (979_520, 999_999)];
+    assert_eq!(ranges, [ends, vec![(100_000, 100_006), (300_000, 319_999), (900_000, 900_009)]]);
     assert_eq!(server.connections(), 1);
+}
+
+/// A body of these parts, first byte and length, after `edit`.
+fn several_parts(parts: &[(usize, usize)], edit: &dyn Fn(String) -> String) -> Served {
+    let part = |(start, length): &(usize, usize)| {
+        let (end, bytes) = (start + length - 1, "x".repeat(*length));
+        format!("\r\n--a\r\nContent-Range: bytes {start}-{end}/1000000\r\n\r\n{bytes}")
+    };
+    let parts: String = parts.iter().map(part).collect();
+    Served::bytes(edit(format!("{parts}\r\n--a--\r\n")).into_bytes())
+        .with_status(206)
+        .header("Content-Type", "multipart/byteranges; boundary=a")
+        .header("ETag", "\"one\"")
 }
 
 #[test]
 fn a_server_that_does_not_send_just_these_parts_is_asked_for_one_at_a_time() {
     let several = |edit: &dyn Fn(String) -> String| {
-        let parts: String = [(100_000, 7), (300_000, 20_000), (900_000, 10), (975_424, 24_576)]
-            .iter()
-            .map(|(start, length)| {
-                let end = start + length - 1;
-                let bytes = "x".repeat(*length);
-                format!("\r\n--a\r\nContent-Range: bytes {start}-{end}/1000000\r\n\r\n{bytes}")
-            })
-            .collect();
-        Served::bytes(edit(format!("{parts}\r\n--a--\r\n")).into_bytes())
-            .with_status(206)
-            .header("Content-Type", "multipart/byteranges; boundary=a")
-            .header("ETag", "\"one\"")
+        several_parts(&[(100_000, 7), (300_000, 20_000), (900_000, 10)], edit)
     };
     let table = [
         Served::bytes(pattern()),
@@ -288,29 +289,156 @@ fn a_server_that_does_not_send_just_these_parts_is_asked_for_one_at_a_time() {
         let shown = format!("{answer:.200?}");
         let server = HttpServer::start(move |request| match request.ranges().len() {
             1 => serve(request),
+            2 => serve_several(request),
             _ => answer.clone(),
         });
         let mut reader = open(&server).unwrap();
         for _ in 0..2 {
             assert_pattern(&reader.read(&far_apart()).unwrap_or_else(|error| panic!("{shown}: {error}")));
         }
-        let single = [(975_424, 24_576), (700_000, 1), (600_000, 1)];
+        // Nothing is left of what a server is spared: as few as it can be.
+        let single = [(600_000, 1), (700_000, 1), (800_000, 1)];
         reader.read(&single.map(|(start, length)| extent(start, length))).unwrap();
         let counts: Vec<_> = server.requests().iter().map(|request| request.ranges().len()).collect();
-        assert_eq!(counts, [1, 4, 1, 1, 1, 1, 1, 1], "{shown}");
+        assert_eq!(counts, [2, 3, 1, 1, 1, 1], "{shown}");
     }
+}
+
+#[test]
+fn a_server_that_does_not_send_both_ends_is_asked_for_the_beginning() {
+    let ends = |edit: &dyn Fn(String) -> String| several_parts(&[(0, 24_576), (979_520, 20_480)], edit);
+    let table = [
+        Served::bytes(pattern()).without_length(),
+        Served::bytes(pattern()).chunked(1000),
+        Served::bytes(pattern()).header("Content-Encoding", "gzip"),
+        Served::bytes([]),
+        Served::bytes(vec![0; 20_480])
+            .with_status(206)
+            .header("Content-Range", "bytes 979520-999999/1000000"),
+        Served::bytes(vec![0; 10]).with_status(206).header("Content-Range", "bytes 0-9/1000000"),
+        Served::bytes(vec![0; 10]).with_status(206),
+        Served::status(416),
+        Served::status(400),
+        Served::status(403),
+        ends(&|body| body.replace("0-24575", "1-24576")),
+        ends(&|body| body.replace("979520-999999/1000000", "979520-999999/1000001")),
+        ends(&|body| body.replace("--a--", "--b--")),
+        ends(&|_| String::new()),
+        several_parts(&[(979_520, 20_480)], &|body| body),
+        several_parts(&[(0, 100)], &|body| body),
+    ];
+    for answer in table {
+        let shown = format!("{answer:.200?}");
+        let server = HttpServer::start(move |request| match request.ranges().len() {
+            1 => serve(request),
+            _ => answer.clone(),
+        });
+        let mut reader = open(&server).unwrap_or_else(|error| panic!("{shown}: {error}"));
+        assert_eq!(reader.read(&[extent(1, 3)]).unwrap(), [[1, 2, 3]]);
+        assert_eq!(reader.read(&[extent(900_000, 1)]).unwrap(), [[pattern()[900_000]]]);
+        let counts: Vec<_> = server.requests().iter().map(|request| request.ranges().len()).collect();
+        assert_eq!(counts, [2, 1, 1], "{shown}");
+    }
+    // One part, of the beginning, is what was asked for, too; and so is all of a small file.
+    for (length, range) in [(24_576, "bytes 0-24575/1000000"), (40_000, "bytes 0-39999/40000")] {
+        let answer = Served::bytes(pattern()[..length].to_vec()).with_status(206);
+        let answer = answer.header("Content-Range", range).header("ETag", "\"one\"");
+        let server = turning_from(answer);
+        let mut reader = open(&server).unwrap();
+        assert_eq!(reader.read(&[extent(24_000, 1)]).unwrap(), [[pattern()[24_000]]]);
+        assert_eq!(server.requests().len(), 1);
+    }
+}
+
+/// A server that answers the first request with `first`, and every later one well.
+fn turning_from(first: Served) -> HttpServer {
+    let count = AtomicUsize::new(0);
+    HttpServer::start(move |request| match count.fetch_add(1, Ordering::SeqCst) {
+        0 => first.clone(),
+        _ => serve(request),
+    })
+}
+
+#[test]
+fn of_a_whole_that_nobody_asked_for_no_more_is_taken_than_is_wanted() {
+    // Whoever waits for more than that waits for ever.
+    let only = |length| move |request: &Request| serve(request).stall_after(length);
+    let ranges = |server: &HttpServer| -> Vec<_> {
+        let requests = server.requests();
+        requests.iter().skip(1).flat_map(|request| request.ranges_of(LENGTH)).collect()
+    };
+    let at = |start: usize, length: usize| pattern()[start..start + length].to_vec();
+    let server = HttpServer::start(move |request| match request.ranges().len() {
+        1 => serve(request),
+        _ => only(40_005)(request),
+    });
+    let mut reader = open(&server).unwrap();
+    // Near enough to what has come; and what is not, by itself.
+    let parts = reader.read(&[extent(40_000, 5), extent(24_000, 1000), extent(300_000, 5)]).unwrap();
+    assert_eq!(parts, [at(40_000, 5), at(24_000, 1000), at(300_000, 5)]);
+    assert_eq!(ranges(&server), [(300_000, 300_004)]);
+    // It is not waited for again.
+    assert_eq!(reader.read(&[extent(40_010, 5)]).unwrap(), [at(40_010, 5)]);
+    assert_eq!(ranges(&server), [(300_000, 300_004), (40_010, 40_014)]);
+
+    // More is taken where every part would be another request.
+    let server = HttpServer::start(move |request| match request.ranges().len() {
+        1 => serve(request),
+        _ => only(200_005)(request),
+    });
+    let mut reader = open(&server).unwrap();
+    let far: Vec<Extent> = (1..=6).map(|number| extent(number * 100_000, 5)).collect();
+    for (part, asked) in reader.read(&far).unwrap().iter().zip(&far) {
+        assert_eq!(*part, at(asked.start().bytes().try_into().unwrap(), 5));
+    }
+    assert_eq!(
+        ranges(&server),
+        [(300_000, 300_004), (400_000, 400_004), (500_000, 500_004), (600_000, 600_004)]
+    );
+
+    // One that breaks off is asked for what is missing.
+    let server = HttpServer::start(|request| match request.ranges().len() {
+        1 => serve(request),
+        _ => serve(request).cut_after(24_600),
+    });
+    let mut reader = open(&server).unwrap();
+    assert_eq!(reader.read(&[extent(24_600, 1000)]).unwrap(), [at(24_600, 1000)]);
+    assert_eq!(ranges(&server), [(0, 25_599)]);
+
+    // A small file is there at once, whether its server knows parts or not.
+    let server = HttpServer::start(|_| Served::bytes(pattern()[..100_000].to_vec()));
+    let mut reader = open(&server).unwrap();
+    assert_eq!(reader.read(&[extent(99_990, 10), extent(0, 3)]).unwrap(), [at(99_990, 10), at(0, 3)]);
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn whether_a_server_knows_parts_is_asked_where_it_does_not_say() {
+    let silent = |request: &Request| match request.ranges().len() {
+        1 => serve(request),
+        _ => Served::bytes(pattern()).header("ETag", "\"one\""),
+    };
+    let server = HttpServer::start(silent);
+    let mut reader = open(&server).unwrap();
+    let end = reader.read(&[extent(999_990, 10)]).unwrap();
+    assert_eq!(end, [pattern()[999_990..].to_vec()]);
+    assert_eq!(server.requests().len(), 2);
+    let server = HttpServer::start(move |request| {
+        silent(request).header("ETag", &format!("\"{}\"", request.ranges().len()))
+    });
+    assert!(matches!(open(&server), Err(FetchError::SourceChanged { .. })));
 }
 
 #[test]
 fn parts_of_another_version_are_noticed() {
     for (tag, total) in [("\"two\"", LENGTH), ("\"one\"", LENGTH + 1)] {
         let server = HttpServer::start(move |request| match request.ranges().len() {
-            1 => serve(request),
+            2 => serve_several(request),
             _ => Served::ranged(request, vec![0; total]).header("ETag", tag),
         });
         match open(&server).unwrap().read(&far_apart()) {
             Err(FetchError::SourceChanged { before, after, .. }) => assert_ne!(before, after),
-            other => panic!("{other:?}"),
+            other => panic!("{other:.300?}"),
         }
     }
 }

@@ -3,11 +3,16 @@
 use super::error::{CopyProblem, GptError};
 use super::header::{CopyRole, Header, Place, SIGNATURE};
 use super::mbr::{MBR_LENGTH, Mbr};
+use super::table::{GptEntry, entries_of};
 use crate::format::sparse::SparseBytes;
-use crate::format::units::{ByteLength, Extent, SectorSize};
+use crate::format::units::{ByteLength, ByteOffset, Extent, SectorSize};
 
 /// How much of the beginning of an image is read: block 1 of the largest sector size, and all before it.
 const PROBE_LENGTH: ByteLength = ByteLength::new(8192);
+
+/// How many bytes of either end of an image hold a copy of a table with the usual 128 entries, whatever the size of its
+/// sectors.
+pub const USUAL_LENGTH: ByteLength = ByteLength::new(24 * 1024);
 
 /// The extents to read before [`Headers::find`]: the first 8192 bytes and the last block for every sector size; at most
 /// 16384 bytes in all.
@@ -27,6 +32,36 @@ pub fn probe_extents(image_size: ByteLength) -> Vec<Extent> {
         // Too small for two separate extents, and so at most twice the probe's length.
         None => vec![image],
     }
+}
+
+/// What the first copy of a table says by itself, as far as the beginning of the image has all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreseen {
+    /// The partitions.
+    pub entries: Vec<GptEntry>,
+    /// Where the entries of the other copy would usually lie: in front of the last block.
+    pub backup_entries: Option<Extent>,
+}
+
+/// A hint of what will have to be read, from one copy of a table that nothing was compared with; `None` where anything is
+/// wrong with it.
+#[must_use]
+pub fn foreseen(
+    bytes: &SparseBytes,
+    image_size: ByteLength,
+    sector_size: Option<SectorSize>,
+) -> Option<Foreseen> {
+    let candidates = SectorSize::ALL.into_iter().filter(|size| sector_size.is_none_or(|only| only == *size));
+    let of = |size| {
+        let place = Place::new(CopyRole::Primary, image_size, size)?;
+        let header = Header::read(bytes.get(place.extent()?)?, place).ok()?;
+        let length = header.entries.length();
+        let backup = Place::new(CopyRole::Backup, image_size, size).and_then(Place::extent);
+        let start = backup.and_then(|header| header.start().bytes().checked_sub(length.bytes()));
+        let backup_entries = start.and_then(|start| Extent::new(ByteOffset::new(start), length));
+        Some(Foreseen { entries: entries_of(&header, bytes, size)?, backup_entries })
+    };
+    candidates.into_iter().find_map(of)
 }
 
 /// Whether the signature of a table stands where the first copy of one can: a hint, before anything is read that counts.

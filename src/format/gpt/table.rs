@@ -139,6 +139,16 @@ fn difference(
     .find_map(|(differs, difference)| differs.then_some(difference))
 }
 
+/// The partitions of one copy by itself; `None` where they were not read, or something is wrong with them.
+pub(super) fn entries_of(
+    header: &Header,
+    bytes: &SparseBytes,
+    sector_size: SectorSize,
+) -> Option<Vec<GptEntry>> {
+    let (header, entries) = read_entries(Ok(*header), bytes).ok()?.ok()?;
+    parse_entries(&header, entries, sector_size).ok()
+}
+
 /// Every used entry, each valid by itself.
 fn parse_entries(header: &Header, bytes: &[u8], sector_size: SectorSize) -> Result<Vec<GptEntry>, GptError> {
     let entry_size = ByteLength::new(header.entry_size.into()).in_memory().unwrap_or(usize::MAX);

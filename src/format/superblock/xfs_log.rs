@@ -19,6 +19,8 @@ const MAXIMUM_BLOCKS: u64 = (2 << 30) / BLOCK;
 const MAXIMUM_RECORD: u64 = (256 << 10) / BLOCK;
 /// How much of the beginning is read at once: the whole of a log that was never written to.
 const BEGINNING: u64 = 16;
+/// How much of a block says in which round it was written.
+const CYCLE: ByteLength = ByteLength::new(8);
 /// How many blocks are looked at in one round of the search for the head.
 const SAMPLES: u64 = 64;
 /// The first word of a record's header (`XLOG_HEADER_MAGIC_NUM`).
@@ -114,8 +116,7 @@ impl XfsLog {
             let sample =
                 |index: u64| low.saturating_add(distance.saturating_mul(index) / SAMPLES.saturating_add(1));
             let samples: Vec<u64> = (1..=SAMPLES).map(sample).collect();
-            let places: Vec<(u64, u64)> = samples.iter().map(|block| (*block, 1)).collect();
-            if let Some(wants) = self.missing(window, &places) {
+            if let Some(wants) = self.missing_cycles(window, &samples) {
                 return Err(wants);
             }
             for block in samples {
@@ -127,7 +128,9 @@ impl XfsLog {
                 }
             }
         }
-        if let Some(wants) = self.missing(window, &[(low, high.saturating_sub(low))]) {
+        // Together with what is looked at next, behind which one of these blocks is the head.
+        let from = low.saturating_sub(self.reach());
+        if let Some(wants) = self.missing(window, &[(from, high.saturating_sub(from))]) {
             return Err(wants);
         }
         Ok((low..high).find(|block| !written(*block)).unwrap_or(high))
@@ -135,8 +138,7 @@ impl XfsLog {
 
     /// Whether the record that ends at `head` is the one that unmounting writes.
     fn examine_last_record(&self, window: &Window<'_>, head: u64) -> LogExamination {
-        // Such a record has one operation of a few bytes, padded to the stripe, and at most eight blocks of header.
-        let reach = self.stripe.saturating_add(BEGINNING).min(self.blocks);
+        let reach = self.reach();
         let (of_this_round, of_last_round) = (reach.min(head), reach.saturating_sub(head));
         if let Some(wants) = self.missing(window, &[(head.saturating_sub(of_this_round), of_this_round)]) {
             return wants;
@@ -156,6 +158,12 @@ impl XfsLog {
         }
         let clean = header.is_some_and(|distance| self.is_unmount_record(window, back(distance), distance));
         LogExamination::Known(if clean { Recovery::NotNeeded } else { Recovery::Needed })
+    }
+
+    /// How many blocks before the head the record of an unmount begins at most: it has one operation of a few bytes, padded
+    /// to the stripe, and at most eight blocks of header.
+    fn reach(&self) -> u64 {
+        self.stripe.saturating_add(BEGINNING).min(self.blocks)
     }
 
     /// Whether the record in `block` has so many blocks and says that the file system was unmounted (`struct
@@ -194,13 +202,25 @@ impl XfsLog {
 
     /// What of these runs of blocks (first, count) has not been read.
     fn missing(&self, window: &Window<'_>, runs: &[(u64, u64)]) -> Option<LogExamination> {
-        let wanted = |(first, count): &(u64, u64)| {
-            let length = ByteLength::new(count.checked_mul(BLOCK)?);
-            let start = self.place(*first)?;
-            let unread = !length.is_zero() && window.get(start, length.in_memory()?).is_none();
-            Extent::new(ByteOffset::new(start), length).filter(|_| unread)
+        let run = |(first, count): &(u64, u64)| {
+            Extent::new(ByteOffset::new(self.place(*first)?), ByteLength::new(count.checked_mul(BLOCK)?))
         };
-        let wanted: Vec<Extent> = runs.iter().filter_map(wanted).collect();
-        (!wanted.is_empty()).then_some(LogExamination::Wants(wanted))
+        unread(window, runs.iter().filter_map(run))
     }
+
+    /// What of these blocks has not been read as far as [`Self::cycle`] looks at them.
+    fn missing_cycles(&self, window: &Window<'_>, blocks: &[u64]) -> Option<LogExamination> {
+        let words = |block: &u64| Extent::new(ByteOffset::new(self.place(*block)?), CYCLE);
+        unread(window, blocks.iter().filter_map(words))
+    }
+}
+
+/// Those of these parts of the file system that have not been read.
+fn unread(window: &Window<'_>, parts: impl Iterator<Item = Extent>) -> Option<LogExamination> {
+    let is_unread = |part: &Extent| {
+        let length = part.length().in_memory().unwrap_or(usize::MAX);
+        !part.is_empty() && window.get(part.start().bytes(), length).is_none()
+    };
+    let wanted: Vec<Extent> = parts.filter(is_unread).collect();
+    (!wanted.is_empty()).then_some(LogExamination::Wants(wanted))
 }
