@@ -11,12 +11,7 @@ use std::fmt;
 
 use super::civil_date::{CivilDate, CivilDateError};
 use super::name_pattern::{NamePattern, NamePatternError};
-use super::quoted_reason::{BLANK, reason};
-
-/// The longest line, in bytes.
-pub const MAXIMUM_LINE: usize = 4096;
-/// How much of a wrong word a message shows, in characters.
-const SHOWN_LENGTH: usize = 80;
+use super::written_line::{BLANK, WrittenLineError, content, reason, shown};
 
 /// What one line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,24 +42,18 @@ pub struct IgnoreListError {
 /// What is wrong with a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IgnoreLineError {
-    /// There is a control character in it, a carriage return perhaps.
-    #[error("expected printable text, found the character '{}'", .0.escape_default())]
-    ControlCharacter(char),
+    /// It is no line that anybody reads.
+    #[error(transparent)]
+    Line(#[from] WrittenLineError),
     /// There is no day at which somebody has to look again.
     #[error(transparent)]
     Until(#[from] CivilDateError),
     /// The pattern is none.
     #[error("image pattern: {0}")]
     Image(#[from] NamePatternError),
-    /// There is no reason, or it is not the end of the line.
-    #[error("expected a reason between two quotation marks at the end of the line")]
-    Reason,
     /// It begins with something else than the code of a rule.
     #[error("expected the code of a rule ('DDI' and four digits), found '{0}'")]
     Rule(String),
-    /// It is longer than anybody needs.
-    #[error("expected a line of at most {MAXIMUM_LINE} bytes, found {0}")]
-    TooLong(usize),
 }
 
 /// Reads all of a list.
@@ -80,31 +69,20 @@ pub fn parse(text: &str) -> Result<Vec<IgnoreLine>, IgnoreListError> {
     Ok(lines)
 }
 
-fn parse_line(line: usize, content: &str) -> Result<Option<IgnoreLine>, IgnoreLineError> {
-    if content.len() > MAXIMUM_LINE {
-        return Err(IgnoreLineError::TooLong(content.len()));
-    }
-    if let Some(found) = content.chars().find(|c| c.is_control() && *c != '\t') {
-        return Err(IgnoreLineError::ControlCharacter(found));
-    }
-    let content = content.trim_matches(BLANK);
-    if content.is_empty() || content.starts_with('#') {
-        return Ok(None);
-    }
+fn parse_line(line: usize, text: &str) -> Result<Option<IgnoreLine>, IgnoreLineError> {
+    let Some(content) = content(text)? else { return Ok(None) };
     let (rule, rest) = word(content);
     let is_code = rule
         .strip_prefix("DDI")
         .is_some_and(|digits| digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_digit()));
     if !is_code {
-        return Err(IgnoreLineError::Rule(
-            rule.chars().take(SHOWN_LENGTH).flat_map(char::escape_debug).collect(),
-        ));
+        return Err(IgnoreLineError::Rule(shown(rule)));
     }
     let (image, rest) = word(rest);
     let image = image.parse()?;
     let (until, rest) = word(rest);
     let until = until.parse()?;
-    let reason = reason(rest).ok_or(IgnoreLineError::Reason)?;
+    let reason = reason(rest)?;
     Ok(Some(IgnoreLine { line, rule: rule.to_owned(), image, until, reason }))
 }
 
@@ -129,6 +107,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::written_line::MAXIMUM_LINE;
 
     #[test]
     fn a_line_has_a_rule_a_pattern_a_day_and_a_reason() {
@@ -164,7 +143,7 @@ mod tests {
             assert!(error.to_string().contains(words), "{line}: {error}");
         }
         let long = format!("#{}", "x".repeat(MAXIMUM_LINE));
-        assert_eq!(parse(&long).unwrap_err().problem, IgnoreLineError::TooLong(MAXIMUM_LINE + 1));
+        assert_eq!(parse(&long).unwrap_err().problem, WrittenLineError::TooLong(MAXIMUM_LINE + 1).into());
     }
 
     proptest! {

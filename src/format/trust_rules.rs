@@ -18,13 +18,9 @@ use std::str::FromStr;
 use super::checksum_manifest::ListedDigest;
 use super::image_class::{ImageClass, ImageClassError};
 use super::name_pattern::{NamePattern, NamePatternError};
-use super::quoted_reason::{BLANK, reason};
 use super::root_hash::{RootHash, RootHashError};
+use super::written_line::{BLANK, WrittenLineError, content, reason, shown};
 
-/// The longest line, in bytes.
-pub const MAXIMUM_LINE: usize = 4096;
-/// How much of a wrong word a message shows, in characters.
-const SHOWN_LENGTH: usize = 80;
 /// The directives, for the message about one that is none.
 const DIRECTIVES: &str =
     "'revoke-root-hash', 'revoke-certificate', 'revoke-image' or 'limit-certificate' and a '='";
@@ -126,9 +122,9 @@ pub struct TrustRulesError {
 /// What is wrong with a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustLineError {
-    /// There is a control character in it, a carriage return perhaps.
-    #[error("expected printable text, found the character '{}'", .0.escape_default())]
-    ControlCharacter(char),
+    /// It is no line that anybody reads.
+    #[error(transparent)]
+    Line(#[from] WrittenLineError),
     /// It is none of the directives.
     #[error("expected {DIRECTIVES}, found '{0}'")]
     Directive(String),
@@ -163,12 +159,6 @@ pub enum TrustLineError {
         /// What there is.
         found: String,
     },
-    /// A reason without words, without a second quotation mark, or with something behind it.
-    #[error("expected a reason between two quotation marks at the end of the line")]
-    Reason,
-    /// It is longer than anybody needs.
-    #[error("expected a line of at most {MAXIMUM_LINE} bytes, found {0}")]
-    TooLong(usize),
     /// There is a word too many.
     #[error("expected the end of the line or a reason in quotation marks, found '{0}'")]
     Word(String),
@@ -188,16 +178,7 @@ pub fn parse(text: &str) -> Result<Vec<TrustRule>, TrustRulesError> {
 }
 
 fn parse_line(line: &str) -> Result<Option<TrustRule>, TrustLineError> {
-    if line.len() > MAXIMUM_LINE {
-        return Err(TrustLineError::TooLong(line.len()));
-    }
-    if let Some(found) = line.chars().find(|c| c.is_control() && *c != '\t') {
-        return Err(TrustLineError::ControlCharacter(found));
-    }
-    let line = line.trim_matches(BLANK);
-    if line.is_empty() || line.starts_with('#') {
-        return Ok(None);
-    }
+    let Some(line) = content(line)? else { return Ok(None) };
     let Some((directive, value)) = line.split_once('=') else {
         return Err(TrustLineError::Directive(shown(line)));
     };
@@ -242,7 +223,7 @@ fn words_and_reason(value: &str) -> Result<(Vec<&str>, Option<String>), TrustLin
             return Ok((words, None));
         }
         if rest.starts_with('"') {
-            return reason(rest).map(|reason| (words, Some(reason))).ok_or(TrustLineError::Reason);
+            return Ok((words, Some(reason(rest)?)));
         }
         let end = rest.find(BLANK).unwrap_or(rest.len());
         let (word, behind) = rest.split_at_checked(end).unwrap_or((rest, ""));
@@ -263,11 +244,6 @@ fn fingerprint(text: &str) -> Result<ListedDigest, TrustLineError> {
 fn digest(text: &str, what: &'static str) -> Result<ListedDigest, TrustLineError> {
     ListedDigest::from_hexadecimal(text.as_bytes())
         .ok_or_else(|| TrustLineError::Digest { what, found: shown(text) })
-}
-
-/// As much of a wrong word as a message needs.
-fn shown(word: &str) -> String {
-    word.chars().take(SHOWN_LENGTH).flat_map(char::escape_debug).collect()
 }
 
 impl fmt::Display for TrustRule {

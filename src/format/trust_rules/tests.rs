@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::format::written_line::MAXIMUM_LINE;
 
 const A: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -69,10 +70,18 @@ fn what_is_not_understood_is_an_error_with_its_line() {
         (format!("revoke-root-hash = {A} because"), |e| matches!(e, TrustLineError::Word(_))),
         (format!("revoke-certificate = {A}{A}"), |e| matches!(e, TrustLineError::Digest { .. })),
         ("revoke-image = ".to_owned(), |e| matches!(e, TrustLineError::Digest { .. })),
-        (format!("revoke-image = {A} \"why"), |e| matches!(e, TrustLineError::Reason)),
-        (format!("revoke-image = {A} \" \""), |e| matches!(e, TrustLineError::Reason)),
-        (format!("revoke-image = {A} \"why\" more"), |e| matches!(e, TrustLineError::Reason)),
-        (format!("revoke-image = {A} \"why\"#more"), |e| matches!(e, TrustLineError::Reason)),
+        (format!("revoke-image = {A} \"why"), |e| {
+            matches!(e, TrustLineError::Line(WrittenLineError::Reason))
+        }),
+        (format!("revoke-image = {A} \" \""), |e| {
+            matches!(e, TrustLineError::Line(WrittenLineError::Reason))
+        }),
+        (format!("revoke-image = {A} \"why\" more"), |e| {
+            matches!(e, TrustLineError::Line(WrittenLineError::Reason))
+        }),
+        (format!("revoke-image = {A} \"why\"#more"), |e| {
+            matches!(e, TrustLineError::Line(WrittenLineError::Reason))
+        }),
         (format!("limit-certificate = {A}"), |e| matches!(e, TrustLineError::NoPurpose)),
         (format!("limit-certificate = {A} \"why\""), |e| matches!(e, TrustLineError::NoPurpose)),
         (format!("limit-certificate = {A} machines"), |e| matches!(e, TrustLineError::Purpose { .. })),
@@ -81,9 +90,13 @@ fn what_is_not_understood_is_an_error_with_its_line() {
         (format!("limit-certificate = {A} *:**"), |e| matches!(e, TrustLineError::Purpose { .. })),
         (format!("limit-certificate = {A} sysext:"), |e| matches!(e, TrustLineError::Purpose { .. })),
         (format!("limit-certificate = {A} sysext:[ab]"), |e| matches!(e, TrustLineError::Purpose { .. })),
-        (format!("revoke-image = {A}\r"), |e| matches!(e, TrustLineError::ControlCharacter('\r'))),
-        ("# \0".to_owned(), |e| matches!(e, TrustLineError::ControlCharacter('\0'))),
-        (format!("#{}", "x".repeat(MAXIMUM_LINE)), |e| matches!(e, TrustLineError::TooLong(4097))),
+        (format!("revoke-image = {A}\r"), |e| {
+            matches!(e, TrustLineError::Line(WrittenLineError::ControlCharacter('\r')))
+        }),
+        ("# \0".to_owned(), |e| matches!(e, TrustLineError::Line(WrittenLineError::ControlCharacter('\0')))),
+        (format!("#{}", "x".repeat(MAXIMUM_LINE)), |e| {
+            matches!(e, TrustLineError::Line(WrittenLineError::TooLong(4097)))
+        }),
     ];
     for (line, expected) in cases {
         let error = parse(&format!("# first\n{line}\n")).unwrap_err();
