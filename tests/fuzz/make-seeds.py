@@ -4,6 +4,7 @@
     make-seeds.py keys     new keys, certificates and signatures in data/, and signatures as seeds for 'pkcs7';
                            the private keys are thrown away, so that nothing else is ever signed by them
     make-seeds.py seeds    seeds from what real tools wrote (tests/data), for every other target
+    make-seeds.py fats     those for 'boot_entry' and 'fat' alone
 
 What a fuzzer finds afterwards is kept beside them: see 'run'.
 """

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use ddictl::format::fat::{FatFile, FatLimits, FatPattern, FatWalk};
+use ddictl::format::fat::{FatContents, FatFile, FatLimits, FatPattern, FatWalk};
 use ddictl::format::units::{ByteLength, ByteOffset, Extent};
 use tempfile::TempDir;
 
@@ -23,6 +23,16 @@ pub(crate) const TESTS: &[HostTest] = &[
         needs: NEEDS,
         run: || agrees_with_mtools(32, 300 << 20, &["-S", "4096", "-s", "1"]),
     },
+    HostTest {
+        name: "fat::damage_is_what_fsck_finds",
+        needs: &[
+            Need::Tool("mkfs.vfat"),
+            Need::Tool("fsck.vfat"),
+            Need::Tool("mcopy"),
+            Need::Tool("mshowfat"),
+        ],
+        run: damage_is_what_fsck_finds,
+    },
 ];
 
 /// Runs a program of mtools on the file system.
@@ -35,8 +45,14 @@ fn bytes(seed: usize, length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from((at / 7 + at * seed) % 251).unwrap()).collect()
 }
 
-/// Every file below two directories.
+/// Every file below two directories, where nothing is wrong.
 fn walk(directory: &Path) -> Vec<FatFile> {
+    let found = contents(directory);
+    assert_eq!(found.problems, []);
+    found.files
+}
+
+fn contents(directory: &Path) -> FatContents {
     let file = fs::File::open(directory.join("image")).unwrap();
     let whole = Extent::from_beginning(ByteLength::new(file.metadata().unwrap().len()));
     let patterns = ["/*", "/*/*", "/*/*/*"].map(FatPattern::new).to_vec();
@@ -44,9 +60,7 @@ fn walk(directory: &Path) -> Vec<FatFile> {
     for _ in 0..1000 {
         let wanted = walk.advance();
         if wanted.is_empty() {
-            let found = walk.finish();
-            assert_eq!(found.problems, []);
-            return found.files;
+            return walk.finish();
         }
         for extent in wanted {
             let mut piece = vec![0; extent.length().in_memory().unwrap()];
@@ -127,4 +141,65 @@ fn agrees_with_mtools(bits: u32, size: u64, options: &[&str]) {
         assert_eq!(ours, fs::read(directory.join("out")).unwrap(), "{}", file.path);
     }
     assert!(most_fragments > 5, "nothing is in fragments: {most_fragments}");
+}
+
+fn damage_is_what_fsck_finds() {
+    let scratch = TempDir::new().unwrap();
+    let directory = scratch.path();
+    let path = directory.join("image");
+    fs::File::create(&path).unwrap().set_len(20 << 20).unwrap();
+    succeed(harness::program("mkfs.vfat").args(["-F", "16", "-s", "4", "image"]).current_dir(directory));
+    mtools(directory, "mmd", &["::EFI"]);
+    fs::write(directory.join("file"), bytes(1, 10 * 2048)).unwrap();
+    for name in ["::EFI/a", "::EFI/b"] {
+        mtools(directory, "mcopy", &["file", name]);
+    }
+    // As in '::EFI/a <3-12>'.
+    let first = |name: &str| -> u16 {
+        let shown = mtools(directory, "mshowfat", &[name]);
+        let (_, clusters) = shown.rsplit_once('<').unwrap();
+        clusters.split(['-', '>']).next().unwrap().trim().parse().unwrap()
+    };
+    let (a, b, efi) = (first("::EFI/a"), first("::EFI/b"), first("::EFI"));
+    let whole = fs::read(&path).unwrap();
+    let sectors = |at: usize| usize::from(u16::from_le_bytes([whole[at], whole[at + 1]]));
+    let (table, length) = (512 * sectors(14), 512 * sectors(22));
+    // Whether each of the two finds anything: fsck.vfat with what is written by nobody.
+    let found = |changes: &[(u16, u16)]| {
+        let mut bytes = whole.clone();
+        for (cluster, next) in changes {
+            for copy in [table, table + length] {
+                let at = copy + 2 * usize::from(*cluster);
+                bytes[at..at + 2].copy_from_slice(&next.to_le_bytes());
+            }
+        }
+        fs::write(&path, bytes).unwrap();
+        let fsck =
+            harness::program("fsck.vfat").args(["-n", "image"]).current_dir(directory).output().unwrap();
+        let theirs = match fsck.status.code() {
+            Some(0) => false,
+            Some(1) => true,
+            _ => panic!("{fsck:?}"),
+        };
+        let ours = contents(directory).problems;
+        assert_eq!(!ours.is_empty(), theirs, "{changes:?}: {ours:?}, {fsck:?}");
+        ours.iter()
+            .map(|problem| format!("{}: {}", problem.path, problem.error))
+            .collect::<Vec<_>>()
+            .join("; ")
+    };
+    assert_eq!(found(&[]), "");
+    for (changes, words) in [
+        (vec![(a + 2, a)], "/EFI/a: expected a chain of clusters that ends"),
+        (vec![(a, b + 5)], "expected clusters of its own"),
+        (vec![(a, 0)], "/EFI/a: expected each of its clusters"),
+        (vec![(a, 0xfff7)], "/EFI/a: expected each of its clusters"),
+        (vec![(a, 0xfff0)], "/EFI/a: expected each of its clusters"),
+        (vec![(a + 3, 0xffff)], "/EFI/a: expected 10 clusters for its size, found 4"),
+        (vec![(efi, efi)], "/EFI: expected a chain of clusters that ends"),
+        (vec![(efi, a)], "expected clusters of its own"),
+    ] {
+        let said = found(&changes);
+        assert!(said.contains(words), "{changes:?}: {said}");
+    }
 }
