@@ -73,6 +73,7 @@ pub(super) struct Arguments {
         long,
         value_name = "BOOL",
         value_parser = clap::builder::BoolishValueParser::new(),
+        hide_possible_values = true,
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "yes"

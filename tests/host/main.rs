@@ -11,6 +11,7 @@ use std::process::ExitCode;
 mod attach;
 mod beside;
 mod boot;
+mod completions;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
 #[path = "../support/decoys.rs"]
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
             rules_syntax::TESTS,
             policies::TESTS,
             report_forms::TESTS,
+            completions::TESTS,
             repart::TESTS,
             fat::TESTS,
             uki::TESTS,

@@ -30,6 +30,7 @@ mod judge;
 #[path = "../support/keys.rs"]
 mod keys;
 mod layering;
+mod manual;
 #[path = "../support/pe_builder.rs"]
 #[allow(unreachable_pub, reason = "the file is shared with unit tests, which see it from inside")]
 mod pe_builder;
