@@ -55,6 +55,7 @@ mod tar_builder;
 mod trust_rules;
 mod udev_links;
 mod uki;
+mod validates;
 mod whole_disk;
 
 fn main() -> ExitCode {
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
             policies::TESTS,
             report_forms::TESTS,
             completions::TESTS,
+            validates::TESTS,
             repart::TESTS,
             fat::TESTS,
             uki::TESTS,

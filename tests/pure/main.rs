@@ -14,6 +14,7 @@ mod corpus;
 #[path = "../support/ddi_builder.rs"]
 mod ddi_builder;
 mod drift;
+mod elsewhere;
 #[path = "../support/fat_builder.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the file is shared with unit tests, which see it from inside")]
 mod fat_builder;

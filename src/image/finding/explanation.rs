@@ -292,9 +292,18 @@ impl Rule {
     #[must_use]
     pub const fn systemd(self) -> Option<&'static str> {
         match self {
-            Self::TableCopyDamaged => Some("systemd 262 accepts this without a word"),
+            Self::MbrTable => Some(
+                "systemd 262 accepts this where the policy allows an unprotected root and one partition of type 0x83 is \
+                 active: it takes that for the root",
+            ),
+            Self::TableCopyDamaged => Some(
+                "systemd 262 accepts this without a word where the sectors have 512 bytes or the first copy still has the \
+                 signature of one",
+            ),
+            Self::SeveralSectorSizes => Some(
+                "systemd 262 accepts this where no more than one of the tables stands at the beginning of the image",
+            ),
             Self::TableCopiesDiffer
-            | Self::SeveralSectorSizes
             | Self::DuplicatePartitionUuid
             | Self::ZeroPartitionUuid
             | Self::TooManyPartitions
