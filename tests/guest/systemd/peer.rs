@@ -6,6 +6,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Output;
+use std::time::Duration;
+use std::time::Instant;
 
 use ddictl::kernel::loop_device;
 
@@ -127,10 +129,14 @@ pub(crate) fn last_line(output: &Output) -> String {
     line.trim_end_matches('.').to_owned()
 }
 
-/// Takes down what is mounted at a place and below it.
+/// Takes down what is mounted at a place and below it. A program that was ended a moment ago may hold it a little longer.
 fn umount_all(place: &Path) {
-    // Where that fails, the harness says what is left.
-    let _ = Command::new("umount").arg("--recursive").arg(place).status();
+    let is_mounted = || mounts().iter().any(|mount| Path::new(&mount.place).starts_with(place));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while is_mounted() && Instant::now() < deadline {
+        // Where that fails to the end, the harness says what is left.
+        let _ = Command::new("umount").arg("--recursive").arg(place).status();
+    }
 }
 
 /// One mount, as `/proc/self/mountinfo` has it.
