@@ -137,7 +137,11 @@ fn whole(
     if answer.check_framing().is_err() {
         return Ok(None);
     }
-    let says_so = answer.head.headers.get(ACCEPT_RANGES).is_some_and(is_bytes);
+    let accepts = |unit| answer.head.headers.get(ACCEPT_RANGES).is_some_and(|value| is(value, unit));
+    if total > SMALL.bytes() && accepts("none") {
+        return Err(FetchError::RangeNotSupported { url: answer.url });
+    }
+    let says_so = accepts("bytes");
     let total = ByteLength::new(total);
     let identity = Identity { total, validator: Validator::of(&answer.head.headers) };
     let url = answer.url.clone();
@@ -159,8 +163,8 @@ fn whole(
     Ok(Some(Begun { url, identity, pieces, takes_several: false, stream: Some(stream), requests }))
 }
 
-fn is_bytes(value: &HeaderValue) -> bool {
-    value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"bytes")
+fn is(value: &HeaderValue, unit: &str) -> bool {
+    value.as_bytes().trim_ascii().eq_ignore_ascii_case(unit.as_bytes())
 }
 
 /// A whole file on its way, of which as much comes as is taken.

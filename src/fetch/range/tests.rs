@@ -101,6 +101,10 @@ fn a_file_shorter_than_the_first_request_is_read_whole() {
 fn a_server_without_ranges_is_said_to_be_one() {
     let server = HttpServer::start(|_| Served::bytes(pattern()));
     assert!(matches!(open(&server), Err(FetchError::RangeNotSupported { .. })));
+    assert_eq!(server.requests().len(), 2);
+    let server = HttpServer::start(|_| Served::bytes(pattern()).header("Accept-Ranges", "none"));
+    assert!(matches!(open(&server), Err(FetchError::RangeNotSupported { .. })));
+    assert_eq!(server.requests().len(), 1);
     let server = turning(|_| Served::bytes(pattern()));
     assert!(matches!(
         open(&server).unwrap().read(&[extent(900_000, 1)]),
