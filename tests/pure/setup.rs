@@ -13,16 +13,24 @@ struct Machine(TempDir);
 impl Machine {
     fn new(user: u32, installed: &[&str]) -> Self {
         let machine = Self(tempfile::tempdir().unwrap());
-        let known: String = installed.iter().map(|package| format!("{package}) echo 'ii ' ;;\n")).collect();
+        let here = machine.0.path().display();
+        fs::write(machine.0.path().join("installed"), installed.join("\n") + "\n").unwrap();
         machine.program(
             "dpkg-query",
-            &format!("for last; do :; done\ncase $last in\n{known}gone) echo 'rc ' ;;\n*) exit 1 ;;\nesac"),
+            &format!(
+                "for last; do :; done\ngrep -qx \"$last\" '{here}/installed' && echo 'ii ' && exit\n\
+                 [ $last = gone ] && echo 'rc '"
+            ),
         );
         machine.program("id", &format!("echo {user}"));
         machine.program(
             "apt-get",
-            "echo \"apt-get was run: $*\" >&2\ntest -x \"$SERVICE_GUARD\" || echo 'services may start' >&2\n\
-             test \"$DEBIAN_FRONTEND\" = noninteractive || echo 'apt may ask' >&2",
+            &format!(
+                "echo \"apt-get was run: $*\" >&2\ntest -x \"$SERVICE_GUARD\" || echo 'services may start' >&2\n\
+                 test \"$DEBIAN_FRONTEND\" = noninteractive || echo 'apt may ask' >&2\n\
+                 if [ -e '{here}/conflict' ]; then [ $1 = update ] || {{ : >'{here}/installed'; rm '{here}/conflict'; }}; fi\n\
+                 printf '%s\\n' \"$@\" >>'{here}/installed'"
+            ),
         );
         let list = "# a comment\n\nbuild one  # why\ndemo  two # why\ntest three\ntest gone\n";
         fs::write(machine.0.path().join("list"), list).unwrap();
@@ -62,6 +70,19 @@ fn what_is_missing_is_installed_and_the_line_is_shown_first() {
                     + apt-get install --yes --no-install-recommends two three gone\n\
                     apt-get was run: install --yes --no-install-recommends two three gone\n";
     assert_eq!(machine.setup(&[], &[]), expected);
+}
+
+#[test]
+fn what_had_to_go_for_another_package_is_installed_again() {
+    let machine = Machine::new(0, &["one"]);
+    // Nothing that was there before stays at the first attempt.
+    fs::write(machine.0.path().join("conflict"), "").unwrap();
+    let text = machine.setup(&[], &[]);
+    let again = "+ apt-get install --yes --no-install-recommends one\n\
+                 apt-get was run: install --yes --no-install-recommends one\n";
+    assert!(text.ends_with(again), "{text}");
+    assert_eq!(text.matches("apt-get was run: install").count(), 2, "{text}");
+    assert_eq!(machine.setup(&[], &[]), "");
 }
 
 #[test]
