@@ -281,12 +281,11 @@ impl<'a> RangeReader<'a> {
             let found = self
                 .persistence
                 .persist(client, |deadline| fetch_several(client, url, several, known, deadline))?;
+            self.requests = self.requests.saturating_add(1);
             let Some(found) = found else {
                 self.takes_several = false;
-                self.requests = self.requests.saturating_add(1);
                 return Ok(());
             };
-            self.requests = self.requests.saturating_add(1);
             for (start, bytes) in found {
                 self.pieces.add(start, bytes);
             }

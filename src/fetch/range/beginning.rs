@@ -20,6 +20,10 @@ use crate::format::units::{ByteLength, ByteOffset, Extent};
 /// A file of at most this size is taken as a whole where it comes as a whole.
 const SMALL: ByteLength = ByteLength::new(128 * 1024);
 
+/// How much is taken of a whole that cannot be read on later: what tools leave in front of the first partition, and what a
+/// look at its beginning reads.
+const UP_TO_FIRST_PARTITION: ByteLength = ByteLength::new((1024 + 65) * 1024);
+
 /// What the first request brought.
 pub(super) struct Begun {
     /// Where it came from, after redirects.
@@ -145,22 +149,29 @@ fn whole(
     let total = ByteLength::new(total);
     let identity = Identity { total, validator: Validator::of(&answer.head.headers) };
     let url = answer.url.clone();
-    let wanted = if total <= SMALL { total } else { FIRST_READ };
+    let wanted = match total {
+        total if total <= SMALL => total,
+        total if !says_so && total > UP_TO_FIRST_PARTITION => UP_TO_FIRST_PARTITION,
+        _ => FIRST_READ,
+    };
     let mut stream = Stream::new(answer, total);
-    let mut pieces = vec![(ByteOffset::ZERO, stream.read_on(wanted)?)];
+    let beginning = (ByteOffset::ZERO, stream.read_on(wanted)?);
+    let mut begun =
+        Begun { url, identity, pieces: vec![beginning], takes_several: false, stream: None, requests: 1 };
     if total <= SMALL {
-        return Ok(Some(Begun { url, identity, pieces, takes_several: false, stream: None, requests: 1 }));
+        return Ok(Some(begun));
     }
-    let mut requests = 1;
-    if !says_so {
-        let last = ByteOffset::new(total.bytes().saturating_sub(LAST_READ.bytes()));
-        if let Some(end) = Extent::new(last, LAST_READ) {
-            let part = fetch(client, &url, end, Some(&identity), deadline)?;
-            pieces.push((last, part.bytes));
-            requests = 2;
-        }
+    if says_so {
+        return Ok(Some(Begun { stream: Some(stream), ..begun }));
     }
-    Ok(Some(Begun { url, identity, pieces, takes_several: false, stream: Some(stream), requests }))
+    // One that does one thing at a time answers nothing else while it sends the whole.
+    drop(stream);
+    let last = ByteOffset::new(total.bytes().saturating_sub(LAST_READ.bytes()));
+    let Some(end) = Extent::new(last, LAST_READ) else { return Ok(None) };
+    let part = fetch(client, &begun.url, end, Some(&begun.identity), deadline)?;
+    begun.pieces.push((last, part.bytes));
+    begun.requests = 2;
+    Ok(Some(begun))
 }
 
 fn is(value: &HeaderValue, unit: &str) -> bool {

@@ -1,6 +1,10 @@
 //! Parts of a file, from a server that misbehaves on purpose.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use super::super::client::{HttpOptions, Proxies};
 use super::super::http_server::{Answer as Served, HttpServer, Request};
@@ -433,6 +437,37 @@ fn whether_a_server_knows_parts_is_asked_where_it_does_not_say() {
     assert!(matches!(open(&server), Err(FetchError::SourceChanged { .. })));
 }
 
+/// A server that answers one request after the other, each with the whole of `length` bytes and without a word of parts,
+/// as Python's `HTTPServer` does.
+fn one_at_a_time(length: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let _ = connection.read(&mut [0; 4096]);
+            // Whoever has enough goes away.
+            let _ = write!(connection, "HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            let _ = connection.write_all(&vec![b'x'; length]);
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_that_does_one_thing_at_a_time_is_let_go_before_it_is_asked_again() {
+    // More than what the buffers on the way take.
+    let address = one_at_a_time(64 << 20);
+    let url = ImageUrl::parse(&format!("http://{address}/image.raw")).unwrap();
+    let client = HttpClient::new(HttpOptions {
+        stall_timeout: Duration::from_secs(10),
+        proxies: Proxies::None,
+        ..HttpOptions::default()
+    });
+    let opened = RangeReader::open(&client, &url, RetryOptions::never(), Box::new(|_| ()));
+    assert!(matches!(opened, Err(FetchError::RangeNotSupported { .. })), "{opened:?}");
+}
+
 #[test]
 fn parts_of_another_version_are_noticed() {
     for (tag, total) in [("\"two\"", LENGTH), ("\"one\"", LENGTH + 1)] {
@@ -451,8 +486,8 @@ fn parts_of_another_version_are_noticed() {
 fn what_fails_for_a_while_is_tried_again_and_not_for_ever() {
     let retry = RetryOptions {
         retries: 2,
-        first_delay: std::time::Duration::from_millis(1),
-        longest_delay: std::time::Duration::from_millis(2),
+        first_delay: Duration::from_millis(1),
+        longest_delay: Duration::from_millis(2),
     };
     for (failures, status) in [(2, 503), (1, 429), (3, 503)] {
         let count = AtomicUsize::new(0);
