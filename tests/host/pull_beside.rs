@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::attach::Attached;
 use crate::beside::Beside;
 use crate::harness::{HostTest, MachineState, Need, ddictl};
-use crate::http_server::{Answer, HttpServer};
+use crate::http_server::{Answer, HttpServer, Request};
 use crate::pull::{Images, Place, refused, talk};
 use crate::repart::succeed;
 
@@ -138,6 +138,10 @@ fn a_bare_file_system_is_pulled_with_what_protects_it() {
         drop(attached);
         assert!(place.is_gone());
     }
+    // One that cannot be looked at is asked once whether it can.
+    let looks = server.requests();
+    let looks = looks.iter().filter(|request| request.path.ends_with(".xz") && !request.ranges().is_empty());
+    assert_eq!(looks.count(), 1);
     let planned = succeed(&mut pull(&beside, &server.url("/under-test.raw"), &place, &["--dry-run"]));
     assert!(planned.contains("signed by 'CN=beside test'"), "{planned}");
 }
@@ -198,8 +202,14 @@ fn an_image_that_proves_itself_is_asked_for_alone() {
     };
     let planned = succeed(&mut trusting(&["--dry-run"]));
     assert!(planned.contains("signed by"), "{planned}");
+    let before = server.requests().len();
     drop(Attached::by(&mut trusting(&[])));
     assert_eq!(paths(), ["/os.raw"]);
+    // It is looked at once, and comes once.
+    let asked = server.requests().split_off(before);
+    let parts: Vec<_> = asked.iter().map(Request::ranges).collect();
+    let different: BTreeSet<_> = parts.iter().collect();
+    assert!(parts.len() == different.len() && different.contains(&Vec::new()), "{asked:?}");
     // Without its signer it proves nothing, and what lies beside it is looked at; so it is where that is demanded.
     refused(&mut pull(&beside, &server.url("/os.raw"), &place, &[]), 3, "DDI0412");
     let mut demanding = trusting(&["--sidecars=roothash.p7s"]);

@@ -54,7 +54,7 @@ pub(super) fn through_cache(
     settings: &CacheSettings,
     request: &PullRequest,
     policy: Option<&RequestedPolicy>,
-    prepared: &Prepared<'_>,
+    prepared: &Prepared,
     trust: &TrustStore,
     observer: &dyn Observer,
     cancel: &Cancel,

@@ -83,7 +83,7 @@ pub fn pull_file(
         }
     }
     let destination = Destination { reference: &reference, directory: &directory, target: &target };
-    let attempt = |prepared: Prepared<'_>, cached: Option<&Cached>| {
+    let attempt = |prepared: Prepared, cached: Option<&Cached>| {
         if request.replace && prepared.companions.iter().next().is_some() {
             let problem = "files lie beside the new one, and several cannot be replaced in one step: remove the old one, \
                            or leave them aside with --sidecars=no";
@@ -149,7 +149,7 @@ impl Placing<'_> {
     fn place(
         &self,
         arrived: Arrived,
-        prepared: Prepared<'_>,
+        prepared: Prepared,
         reservation: &mut Reservation,
     ) -> Result<(), OperationError> {
         let Prepared { verification, mut companions, .. } = prepared;

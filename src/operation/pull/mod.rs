@@ -130,13 +130,6 @@ pub fn plan_pull(
     let client = client(request, cancel);
     let verification = prepare(request, &client, trust, observer, cancel)?;
     let source = look(&client, &request.url, request.patience.retries, observer, cancel)?;
-    let choice = &request.sidecars.choice;
-    let companions = if vouches_for_itself(request, &*source, &request.policy, trust, cancel) {
-        Companions::none()
-    } else {
-        let companions = beside::companions(request, choice, &client, &verification, observer, cancel);
-        beside::explained(companions, choice, observer)?
-    };
     let found = encoding(&*source)?;
     if found != Encoding::Raw {
         let problem = format!(
@@ -144,14 +137,23 @@ pub fn plan_pull(
         );
         return Err(OperationError::state("planning the pull of", &request.url, problem));
     }
-    let source = WithCompanions { image: &*source, companions: &companions };
-    let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel);
-    if matches!(plan, Err(OperationError::Refused { .. })) && verification.expected().vouched_by().is_some() {
-        observer.note(
-            "somebody vouches for the download as a whole; that does not count here, for the whole is not there",
-        );
-    }
-    let plan = plan?;
+    let plan = match proven(request, &*source, trust, cancel) {
+        Some(plan) => plan,
+        None => {
+            let choice = &request.sidecars.choice;
+            let companions = beside::companions(request, choice, &client, &verification, observer, cancel);
+            let companions = beside::explained(companions, choice, observer)?;
+            let source = WithCompanions { image: &*source, companions: &companions };
+            let plan = plan(&source, trust, &request.policy, Access::ReadOnly, cancel);
+            let is_vouched_for = verification.expected().vouched_by().is_some();
+            if matches!(plan, Err(OperationError::Refused { .. })) && is_vouched_for {
+                observer.note(
+                    "somebody vouches for the download as a whole; that does not count here, for the whole is not there",
+                );
+            }
+            plan?
+        }
+    };
     device_references(&reference, &plan)?;
     Ok((reference, plan))
 }
@@ -182,7 +184,7 @@ pub fn pull(
         return Err(OperationError::state("placing the image as", target.display(), problem));
     }
     let destination = Destination { reference: &reference, directory: &directory, target: &target };
-    let attempt = |prepared: Prepared<'_>, cached: Option<&Cached>| {
+    let attempt = |prepared: Prepared, cached: Option<&Cached>| {
         attach(request, prepared, cached, &destination, trust, observer, cancel)
     };
     let prepare = || Prepared::for_attachment(request, trust, observer, cancel);
@@ -192,7 +194,7 @@ pub fn pull(
 /// One attempt at [`pull`].
 fn attach(
     request: &PullRequest,
-    prepared: Prepared<'_>,
+    prepared: Prepared,
     cached: Option<&Cached>,
     destination: &Destination<'_>,
     trust: &TrustStore,
@@ -237,29 +239,32 @@ struct Fetched {
     image: Result<Arrived, OperationError>,
 }
 
+/// What a look at an image tells: its size, and what is to be hashed while it comes. Nothing where it cannot be looked at.
+type Preflight = (ByteLength, Vec<LeafHint>);
+
 /// What is known, and what is there, before an image comes.
-struct Prepared<'a> {
+struct Prepared {
     client: HttpClient,
     verification: Verification,
     companions: Companions,
-    /// The image as a look at it showed it, where there was one already.
-    seen: Option<Box<dyn ImageSource + 'a>>,
+    /// What a look at the image told, where there was one already.
+    preflight: Option<Preflight>,
 }
 
-impl<'a> Prepared<'a> {
+impl Prepared {
     /// Asks for what lies beside the image, and brings the image into the cache, if there is one, unless
     /// a look at it tells that the policy would refuse it.
     fn new(
         request: &PullRequest,
         policy: Option<&RequestedPolicy>,
         trust: &TrustStore,
-        observer: &'a dyn Observer,
+        observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<(Self, Option<Cached>), OperationError> {
         let client = client(request, cancel);
         let verification = prepare(request, &client, trust, observer, cancel)?;
         let companions = Self::companions(request, &client, &verification, trust, observer, cancel)?;
-        Self { client, verification, companions, seen: None }
+        Self { client, verification, companions, preflight: None }
             .through_cache(request, policy, trust, observer, cancel)
     }
 
@@ -268,7 +273,7 @@ impl<'a> Prepared<'a> {
     fn for_attachment(
         request: &PullRequest,
         trust: &TrustStore,
-        observer: &'a dyn Observer,
+        observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<(Self, Option<Cached>), OperationError> {
         let policy = &request.policy;
@@ -278,15 +283,21 @@ impl<'a> Prepared<'a> {
         }
         let client = client(request, cancel);
         let verification = prepare(request, &client, trust, observer, cancel)?;
-        let seen = look_at_raw(&client, &request.url, request.patience.retries, observer, cancel)?;
-        let is_enough =
-            seen.as_deref().is_some_and(|image| vouches_for_itself(request, image, policy, trust, cancel));
-        let companions = if is_enough {
-            Companions::none()
-        } else {
-            Self::companions(request, &client, &verification, trust, observer, cancel)?
+        let image = look_at_raw(&client, &request.url, request.patience.retries, observer, cancel)?;
+        let proven =
+            image.as_ref().and_then(|image| Some((image.size(), proven(request, &**image, trust, cancel)?)));
+        let (companions, preflight) = match (proven, image) {
+            (Some((size, plan)), _) => (Companions::none(), (size, LeafHint::of_plan(&plan))),
+            (None, image) => {
+                let companions = Self::companions(request, &client, &verification, trust, observer, cancel)?;
+                let preflight = match image {
+                    Some(image) => judge(&verification, &companions, &*image, policy, trust, cancel)?,
+                    None => Preflight::default(),
+                };
+                (companions, preflight)
+            }
         };
-        Ok((Self { client, verification, companions, seen }, None))
+        Ok((Self { client, verification, companions, preflight: Some(preflight) }, None))
     }
 
     fn through_cache(
@@ -338,26 +349,28 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// Whether an image proves all that the policy would show of it by what is in it. What lies beside it could then only
+/// The plan of an image that proves all that the policy shows of it by what is in it. What lies beside it could then only
 /// contradict it, and whoever could change that could change the image.
-fn vouches_for_itself(
+fn proven(
     request: &PullRequest,
     image: &dyn ImageSource,
-    policy: &RequestedPolicy,
     trust: &TrustStore,
     cancel: &Cancel,
-) -> bool {
+) -> Option<ActivationPlan> {
     let is_authentic =
         |device: &PlannedDevice| device.verity.as_ref().is_some_and(|verity| verity.authenticated.is_some());
-    request.sidecars.are_automatic()
-        && plan(image, trust, policy, Access::ReadOnly, cancel)
-            .is_ok_and(|plan| !plan.devices.is_empty() && plan.devices.iter().all(is_authentic))
+    if !request.sidecars.are_automatic() {
+        return None;
+    }
+    plan(image, trust, &request.policy, Access::ReadOnly, cancel)
+        .ok()
+        .filter(|plan| !plan.devices.is_empty() && plan.devices.iter().all(is_authentic))
 }
 
 /// Does something with an image, and again with a new one where the one in the cache was damaged.
-fn with_cache<'a, T>(
-    prepare: impl Fn() -> Result<(Prepared<'a>, Option<Cached>), OperationError>,
-    run: impl Fn(Prepared<'a>, Option<&Cached>) -> Result<T, OperationError>,
+fn with_cache<T>(
+    prepare: impl Fn() -> Result<(Prepared, Option<Cached>), OperationError>,
+    run: impl Fn(Prepared, Option<&Cached>) -> Result<T, OperationError>,
     observer: &dyn Observer,
 ) -> Result<T, OperationError> {
     let (prepared, cached) = prepare()?;
@@ -380,7 +393,7 @@ fn with_cache<'a, T>(
 fn fetch(
     request: &PullRequest,
     policy: Option<&RequestedPolicy>,
-    prepared: &Prepared<'_>,
+    prepared: &Prepared,
     cached: Option<&Cached>,
     destination: &Destination<'_>,
     trust: &TrustStore,
@@ -394,10 +407,10 @@ fn fetch(
     let with_companions =
         |size: ByteLength| ByteLength::new(size.bytes().saturating_add(companions.size().bytes()));
     let origin = cached.map_or(url, |cached| &cached.origin);
-    let (size, mut hints) = match (policy, &prepared.seen) {
-        (Some(policy), Some(seen)) => judge(prepared, &**seen, policy, trust, cancel)?,
+    let (size, mut hints) = match (policy, &prepared.preflight) {
+        (_, Some(preflight)) => preflight.clone(),
         (Some(policy), None) => preflight(prepared, origin, policy, trust, observer, cancel)?,
-        (None, _) => (ByteLength::ZERO, Vec::new()),
+        (None, None) => Preflight::default(),
     };
     let transfer = open(client, origin, observer, cancel)?;
     let with_digest = cached.is_some() || verification.needs_digest();
@@ -460,17 +473,18 @@ fn prepare(
 /// What would refuse the image, if it is the one that the parts are of: it need not come at all. Where somebody vouches
 /// for the download as a whole that cannot be known before.
 fn preflight(
-    prepared: &Prepared<'_>,
+    prepared: &Prepared,
     origin: &Origin,
     policy: &RequestedPolicy,
     trust: &TrustStore,
     observer: &dyn Observer,
     cancel: &Cancel,
-) -> Result<(ByteLength, Vec<LeafHint>), OperationError> {
+) -> Result<Preflight, OperationError> {
+    let Prepared { client, verification, companions, .. } = prepared;
     // It is tried once: what fails then fails again when the whole is asked for, with all patience.
-    match look_at_raw(&prepared.client, origin, 0, observer, cancel) {
-        Ok(Some(source)) => judge(prepared, &*source, policy, trust, cancel),
-        Ok(None) | Err(_) => Ok((ByteLength::ZERO, Vec::new())),
+    match look_at_raw(client, origin, 0, observer, cancel) {
+        Ok(Some(image)) => judge(verification, companions, &*image, policy, trust, cancel),
+        Ok(None) | Err(_) => Ok(Preflight::default()),
     }
 }
 
@@ -479,13 +493,13 @@ fn preflight(
 /// # Errors
 /// As [`preflight`].
 fn judge(
-    prepared: &Prepared<'_>,
+    verification: &Verification,
+    companions: &Companions,
     image: &dyn ImageSource,
     policy: &RequestedPolicy,
     trust: &TrustStore,
     cancel: &Cancel,
-) -> Result<(ByteLength, Vec<LeafHint>), OperationError> {
-    let Prepared { verification, companions, .. } = prepared;
+) -> Result<Preflight, OperationError> {
     let size = image.size();
     match plan(&WithCompanions { image, companions }, trust, policy, Access::ReadOnly, cancel) {
         Ok(plan) => Ok((size, LeafHint::of_plan(&plan))),
@@ -493,6 +507,6 @@ fn judge(
         Err(error) if error.is_about_the_image() && verification.expected().vouched_by().is_none() => {
             Err(error)
         }
-        Err(_) => Ok((ByteLength::ZERO, Vec::new())),
+        Err(_) => Ok(Preflight::default()),
     }
 }
